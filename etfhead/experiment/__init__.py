@@ -1,0 +1,1 @@
+"""Fair comparisons of heads: recipe, data, training loop, checkpoints and report."""
