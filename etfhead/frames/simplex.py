@@ -1,0 +1,96 @@
+"""The simplex equiangular tight frame: K class vectors as far apart as K vectors can be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from etfhead.frames.base import Coherence, Frame, welch_bound
+from etfhead.frames.basis import make_basis
+from etfhead.frames.orthogonal_factors import helmert_matrix
+
+__all__ = ["SimplexFrame"]
+
+
+class SimplexFrame(Frame):
+    r"""Simplex ETF for K <= d + 1: unit vectors whose pairwise cosine is -1/(K - 1), summing to zero.
+
+    .. math:: M = \sqrt{\tfrac{K}{K-1}}\,(I_K - \tfrac1K 1 1^\top)\,U^\top, \qquad U^\top U = I_K
+
+    The limit of class means and class vectors of a well-trained balanced classifier (Papyan, Han & Donoho,
+    "Prevalence of neural collapse", PNAS 2020, arXiv 2008.08186). For K = d + 1 there is no room for K
+    orthonormal columns: there M = sqrt(K/(K-1)) V T with V the Helmert basis of sum-zero vectors.
+
+    Args:
+        num_classes: K, from 2 to ``in_features`` + 1.
+        in_features: d.
+        basis: Which orthonormal U: ``identity`` (K of the axes, no multiplication), ``hadamard``
+            (signed Kronecker factors, O(d sqrt d)) or ``haar`` (uniformly random, dense).
+        seed: Seed of the basis; ``identity`` has none to use.
+
+    Raises:
+        ValueError: If K > d + 1, if the basis is unknown, or if a size is not a positive integer.
+
+    >>> frame = SimplexFrame(4, 8, basis="hadamard")
+    >>> gram = frame.matrix() @ frame.matrix().T
+    >>> [round(x, 6) + 0.0 for x in gram[0].tolist()]
+    [1.0, -0.333333, -0.333333, -0.333333]
+    """
+
+    name = "simplex"
+
+    def __init__(self, num_classes: int, in_features: int, *, basis: str = "haar", seed: int = 0) -> None:
+        super().__init__(num_classes, in_features)
+        if num_classes > in_features + 1:
+            raise ValueError(
+                f"num_classes={num_classes} with in_features={in_features}: a simplex ETF needs "
+                f"num_classes <= in_features + 1 = {in_features + 1}. Frames for more classes (orthoplex, "
+                "union) come with the next release; today, put a projection neck in front: "
+                f"nn.Sequential(nn.Linear({in_features}, {num_classes - 1}), "
+                f"ETFHead({num_classes - 1}, {num_classes}))"
+            )
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed!r}: expected an integer from 0 to 2**63 - 1")
+        self.basis, self.seed = basis, seed
+        self._basis = make_basis(basis, min(num_classes, in_features), in_features, seed)
+        self._gain = math.sqrt(num_classes / (num_classes - 1))
+
+    @property
+    def structured(self) -> bool:
+        """Whether the basis has a fast path (K = d + 1 is always dense)."""
+        return self.num_classes <= self.in_features and self._basis.structured
+
+    def matrix(self) -> Tensor:
+        """Class vectors as rows: (K, d), float64, unit norm."""
+        directions = self._basis.matrix()
+        if self.num_classes > self.in_features:
+            return self._gain * helmert_matrix(self.num_classes) @ directions
+        return self._gain * (directions - directions.mean(0))
+
+    def factors(self) -> dict[str, Tensor]:
+        """The basis' factors, or the dense matrix as ``weight``."""
+        return self._basis.factors() if self.structured else super().factors()
+
+    def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Inner products of features (..., d) with every class vector, (..., K)."""
+        if not self.structured:
+            return super().apply(features, factors)
+        coordinates = self._basis.apply(features, factors)
+        return self._gain * (coordinates - coordinates.mean(-1, keepdim=True))
+
+    def coherence(self) -> Coherence:
+        """Exactly -1/(K - 1), the least that K vectors can reach."""
+        cosine = 1.0 / (self.num_classes - 1)
+        return Coherence(-cosine, cosine, welch_bound(self.num_classes, self.in_features))
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-able description; ``make_frame(**spec)`` builds the same frame again."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "in_features": self.in_features,
+            "basis": self.basis,
+            "seed": self.seed,
+        }
