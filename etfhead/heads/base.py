@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -14,7 +15,7 @@ Neck = Literal["batchnorm"] | None
 
 
 def unit_features(features: Tensor) -> Tensor:
-    """Features (..., d) over their L2 norm, taken in float32 or wider: a zero vector stays zero in fp16 too."""
+    """Features (..., d) over their L2 norm, in float32 or wider; a zero vector stays zero in fp16 too."""
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     return nn.functional.normalize(wide, dim=-1).to(features.dtype)
 
@@ -107,7 +108,8 @@ class FeatureHead(nn.Module):
             assert var is not None  # noqa: S101
             folded = folded * torch.rsqrt(var.double() + self.neck.eps) / math.sqrt(self.in_features)
             offset = offset - folded @ mean.double()
-        return self._stock_layer(folded.to(weight), offset.to(weight))
+        like = next(itertools.chain(self.parameters(), self.buffers()))
+        return self._stock_layer(folded.to(like), offset.to(like))
 
     def _stock_layer(self, weight: Tensor, bias: Tensor) -> nn.Module:
         # Built on meta: drawing initial values would move the caller's random state for nothing.

@@ -16,6 +16,7 @@ from etfhead.heads.scale import resolve_scale
 __all__ = ["ETFConvHead", "ETFHead"]
 
 _PREFIX = "frame_"  # buffers that hold a structured frame's factors
+_ID_BITS = 64
 
 
 class ETFHead(FeatureHead):
@@ -101,7 +102,7 @@ class ETFHead(FeatureHead):
         )
         like = torch.empty(0, device=device, dtype=dtype)
         if frame.structured:
-            self.register_buffer("frame_id", like.new_empty(32))
+            self.register_buffer("frame_id", like.new_empty(_ID_BITS))
             self._factor_names = tuple(frame.factors())
         else:
             self.register_buffer("weight", like.new_empty(num_classes, in_features))
@@ -200,7 +201,9 @@ class ETFHead(FeatureHead):
         stored = state_dict.get(prefix + "frame_id")
         if stored is None or stored.is_meta:
             return None
-        if stored.shape == (32,) and torch.equal(stored.cpu().double().round(), _fingerprint(self.frame)):
+        if stored.shape == (_ID_BITS,) and torch.equal(
+            stored.cpu().double().round(), _fingerprint(self.frame)
+        ):
             return None
         return f"{where}.frame_id is not that of the head's fixed frame {self.frame}. {advice}."
 
@@ -216,9 +219,14 @@ class ETFConvHead(ETFHead):
 
 
 def _fingerprint(frame: Frame) -> Tensor:
-    """SHA-256 of the frame's spec as 32 numbers 0..255: exact in every float type, and under an EMA."""
+    """First 64 bits of the SHA-256 of the frame's spec, as zeros and ones.
+
+    Bits survive what a checkpoint goes through: any float type holds them, and an averaged or rounded
+    copy still rounds to them.
+    """
     digest = hashlib.sha256(json.dumps(frame.spec(), sort_keys=True).encode()).digest()
-    return torch.tensor(list(digest), dtype=torch.float64)
+    bits = int.from_bytes(digest[: _ID_BITS // 8], "big")
+    return torch.tensor([bits >> i & 1 for i in range(_ID_BITS)], dtype=torch.float64)
 
 
 def _same_vectors(weight: Tensor, exact: Tensor) -> bool:
