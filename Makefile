@@ -1,0 +1,44 @@
+# Two commands are enough: `make quickstart` and `make test`, each from a bare clone.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: quickstart test test-slow test-gpu lint bench clean
+.DEFAULT_GOAL := quickstart
+
+# The stamps make a second run start at once; a changed pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing etfhead into $(VENV) (torch and its CUDA libraries are about 6 GB, once) ..."
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the development tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# --resume: a finished comparison prints its table again, an interrupted one goes on.
+quickstart: $(VENV)/.installed
+	@$(BIN)/etfhead run quickstart --resume
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.frame_logits
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
