@@ -1,0 +1,136 @@
+"""From a recipe to training, validation and test splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from etfhead.errors import DataError
+from etfhead.experiment.data.carve import carve
+from etfhead.experiment.data.cifar import read_cifar
+from etfhead.experiment.data.datasets import EvalDataset, Fetch, TrainDataset
+from etfhead.experiment.data.digits import read_digits
+from etfhead.experiment.data.fashion_mnist import read_fashion_mnist
+from etfhead.experiment.data.fetch import KeyedCropFlip, PillowFetch, PreparedFetch, prepare
+from etfhead.experiment.data.folder import read_image_folder
+from etfhead.experiment.data.images import ArrayImages, Images, Source
+from etfhead.experiment.data.statistics import Normalization, choose_normalization
+from etfhead.experiment.data.synthetic import read_synthetic
+from etfhead.experiment.data.transforms import eval_transform, train_transform
+from etfhead.experiment.recipe import Recipe
+
+__all__ = ["Splits", "load_data"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a data set.
+
+    Args:
+        train: ``train[i, key]`` is ``(image, label)``; the key alone decides the item's augmentation.
+        val: ``val[i]``, carved from the training part.
+        test: ``test[i]``.
+        num_classes: K.
+        class_names: K names.
+        class_counts: Training images of each class.
+        info: JSON-able facts for the run folder: sizes, root, duplicates removed, normalisation, digest.
+    """
+
+    train: Dataset[tuple[Tensor, int]]
+    val: Dataset[tuple[Tensor, int]]
+    test: Dataset[tuple[Tensor, int]]
+    num_classes: int
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    info: dict[str, Any]
+
+
+def _read(recipe: Recipe) -> Source:
+    root, download = recipe.data_root, recipe.download
+    match recipe.dataset:
+        case "digits":
+            return read_digits()
+        case "synthetic":
+            return read_synthetic(recipe.img_size, recipe.in_chans)
+        case "fashion_mnist":
+            return read_fashion_mnist(root, download)
+        case "cifar10":
+            return read_cifar(10, root, download)
+        case "cifar100":
+            return read_cifar(100, root, download)
+        case "image_folder":
+            return read_image_folder(root)
+    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
+
+
+def _in_channels(source: Source, in_chans: int) -> Source:
+    if in_chans == 1 and isinstance(source.train, ArrayImages) and isinstance(source.test, ArrayImages):
+        return replace(source, train=source.train.gray(), test=source.test.gray())
+    return source
+
+
+def _train_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str) -> Fetch:
+    crop_flip_only = recipe.crop_padding > 0 and not (recipe.aa or recipe.color_jitter or recipe.reprob)
+    if isinstance(images, ArrayImages) and (recipe.no_aug or crop_flip_only):
+        augment = None if recipe.no_aug else KeyedCropFlip(recipe.crop_padding, recipe.hflip, recipe.vflip)
+        return PreparedFetch(prepare(images, recipe, train=True), norm, augment)
+    return PillowFetch(images, mode, train_transform(recipe, norm), random=not recipe.no_aug)
+
+
+def _eval_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str) -> Fetch:
+    if isinstance(images, ArrayImages):
+        return PreparedFetch(prepare(images, recipe, train=False), norm)
+    return PillowFetch(images, mode, eval_transform(recipe, norm), random=False)
+
+
+def load_data(recipe: Recipe) -> Splits:
+    """Read a data set, carve the validation split from its training part, and build the transforms.
+
+    The splits depend on the data, ``val_fraction``, ``split_seed`` and ``train_limit`` alone; every arm
+    and every seed of a comparison sees the same ones.
+
+    Args:
+        recipe: The data and augmentation fields are used, and the model's only for its normalisation.
+
+    Raises:
+        DataError: If the data are missing, damaged, inconsistent or too few.
+        ValueError: If timm does not understand ``aa``.
+    """
+    try:
+        source = _read(recipe)
+    except OSError as error:
+        raise DataError(f"cannot read {recipe.dataset} (data_root={recipe.data_root!r}): {error}") from error
+    limit = recipe.train_limit
+    carved = carve(source, val_fraction=recipe.val_fraction, seed=recipe.split_seed, train_limit=limit)
+    source = _in_channels(source, recipe.in_chans)
+    norm = choose_normalization(recipe, source.train)
+    mode = "L" if recipe.in_chans == 1 else "RGB"
+    train, val = source.train.subset(carved.train), source.train.subset(carved.val)
+    counts = np.bincount(train.labels, minlength=len(source.class_names)).tolist()
+    info = {
+        "dataset": recipe.dataset,
+        "root": source.root,
+        "sizes": {"train": len(train), "val": len(val), "test": len(source.test)},
+        "val_fraction": recipe.val_fraction,
+        "split_seed": recipe.split_seed,
+        "train_limit": recipe.train_limit,
+        "duplicates": carved.duplicates,
+        "mean": list(norm.mean),
+        "std": list(norm.std),
+        "normalization_from": norm.origin,
+        "digest": carved.digest,
+        "notes": list(source.notes),
+    }
+    return Splits(
+        train=TrainDataset(_train_fetch(recipe, train, norm, mode), train.labels),
+        val=EvalDataset(_eval_fetch(recipe, val, norm, mode), val.labels),
+        test=EvalDataset(_eval_fetch(recipe, source.test, norm, mode), source.test.labels),
+        num_classes=len(source.class_names),
+        class_names=source.class_names,
+        class_counts=tuple(counts),
+        info=info,
+    )
