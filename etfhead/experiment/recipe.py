@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from etfhead.experiment.checks import check_arm, check_bounds, check_recipe
+
 __all__ = ["Arm", "Recipe"]
+
+
+def _knob(text: str, *, group: str | None = None, **bounds: float) -> dict[str, Any]:
+    """A field's comment in YAML, the heading it opens (an arm: who has the option), its bounds."""
+    return {"help": text, "group": group, "bounds": bounds}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,29 +20,53 @@ class Arm:
     """One contender: the classifier head and the loss it is trained with.
 
     Options left at ``None`` take the head's own default; an option that the chosen head does not have is
-    an error, never ignored.
+    an error, never ignored. ``etfhead show quickstart`` prints every option with its comment.
 
-    Args:
-        head: ``linear`` (the stock learnable layer), ``cosine`` (learnable unit class vectors) or ``etf``.
-        loss: ``cross_entropy`` (with the recipe's ``smoothing``) or ``dot_regression``.
-        frame: Frame of the ``etf`` head (``auto``, ``simplex``).
-        basis: Orthonormal basis of the frame (``identity``, ``hadamard``, ``haar``).
-        neck: ``batchnorm`` or ``none``, for any head.
-        normalize: L2-normalise the features (``etf`` only; ``cosine`` always does).
-        scale: ``auto`` or a positive number that multiplies the logits (``etf`` and ``cosine``).
-        learn_scale: Whether that number is trained.
-        class_balanced: Weigh classes equally inside each batch (``dot_regression`` only).
+    Raises:
+        ValueError: If an option does not belong to the head or loss, or is out of range.
+
+    >>> Arm(head="etf", basis="haar").neck is None
+    True
+    >>> Arm(head="linear", basis="haar")
+    Traceback (most recent call last):
+    etfhead.experiment.checks.FieldError: basis: head: linear has no such option; remove it or use head: etf
     """
 
-    head: Literal["linear", "cosine", "etf"] = "linear"
-    loss: Literal["cross_entropy", "dot_regression"] = "cross_entropy"
-    frame: str | None = None
-    basis: Literal["identity", "hadamard", "haar"] | None = None
-    neck: Literal["batchnorm", "none"] | None = None
-    normalize: bool | None = None
-    scale: float | Literal["auto"] | None = None
-    learn_scale: bool | None = None
-    class_balanced: bool | None = None
+    head: Literal["linear", "cosine", "etf"] = field(
+        default="linear",
+        metadata=_knob(
+            "linear (the stock learnable layer), cosine (learnable unit class vectors) or etf (fixed)"
+        ),
+    )
+    loss: Literal["cross_entropy", "dot_regression"] = field(
+        default="cross_entropy",
+        metadata=_knob("cross_entropy (with the recipe's smoothing) or dot_regression (uses no smoothing)"),
+    )
+    frame: str | None = field(default=None, metadata=_knob("auto or simplex", group="etf"))
+    basis: Literal["identity", "hadamard", "haar"] | None = field(
+        default=None,
+        metadata=_knob("orthonormal basis of the frame: identity, hadamard or haar", group="etf"),
+    )
+    neck: Literal["batchnorm", "none"] | None = field(
+        default=None,
+        metadata=_knob("batchnorm (without affine parameters) or none before the head", group="any head"),
+    )
+    normalize: bool | None = field(
+        default=None,
+        metadata=_knob("L2-normalise the features, logits are cosines (cosine always does)", group="etf"),
+    )
+    scale: float | Literal["auto"] | None = field(
+        default=None,
+        metadata=_knob("auto or the number that multiplies the logits", group="cosine, etf", gt=0),
+    )
+    learn_scale: bool | None = field(default=None, metadata=_knob("train that number", group="cosine, etf"))
+    class_balanced: bool | None = field(
+        default=None, metadata=_knob("weigh the classes of a batch equally", group="dot_regression")
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_arm(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,71 +74,121 @@ class Recipe:
     """A comparison, fully resolved. Names are timm's where timm has the knob.
 
     Every field is one flat YAML key; ``etfhead show quickstart`` prints them all with their comments.
+
+    Raises:
+        ValueError: If a value is out of range or fields contradict each other.
     """
 
-    name: str
-    description: str = ""
+    name: str = field(metadata=_knob("also the default run folder, runs/<name>"))
+    description: str = field(default="", metadata=_knob("one line, shown by `etfhead ls`"))
 
-    # Model (timm.create_model)
-    model: str
-    pretrained: bool = False
-    initial_checkpoint: str | None = None
-    img_size: int
-    in_chans: int = 3
-    drop: float = 0.0
-    drop_path: float = 0.0
-    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    model: str = field(metadata=_knob("any name of timm.list_models()", group="Model (timm.create_model)"))
+    pretrained: bool = field(default=False, metadata=_knob("start from timm's weights (downloaded once)"))
+    initial_checkpoint: str | None = field(default=None, metadata=_knob("or from this local weights file"))
+    img_size: int = field(metadata=_knob("height and width of the model's input in pixels", ge=1))
+    in_chans: int = field(default=3, metadata=_knob("channels; 1 = grey, 3 = RGB", ge=1))
+    drop: float = field(default=0.0, metadata=_knob("dropout rate before the classifier", ge=0, lt=1))
+    drop_path: float = field(default=0.0, metadata=_knob("stochastic depth rate", ge=0, lt=1))
+    model_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata=_knob("more arguments of the model, e.g. {patch_size: 4}")
+    )
 
-    # Data
-    dataset: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "synthetic"]
-    data_root: str | None = None
-    download: bool = False
-    val_fraction: float = 0.1
-    split_seed: int = 0
-    train_limit: int | None = None
-    batch_size: int = 128
-    workers: int = 0
+    dataset: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "synthetic"] = field(
+        metadata=_knob("digits, fashion_mnist, cifar10, cifar100, image_folder or synthetic", group="Data")
+    )
+    data_root: str | None = field(default=None, metadata=_knob("folder of the data; null = the usual places"))
+    download: bool = field(default=False, metadata=_knob("download the data if the folder lacks it"))
+    val_fraction: float = field(
+        default=0.1, metadata=_knob("part of the training images kept for validation", gt=0, lt=1)
+    )
+    split_seed: int = field(
+        default=0, metadata=_knob("draws that part; the same for every arm and seed", ge=0, lt=2**32)
+    )
+    train_limit: int | None = field(
+        default=None,
+        metadata=_knob("train on this many images only, every class in proportion; null = all", ge=1),
+    )
+    batch_size: int = field(default=128, metadata=_knob("images a step", ge=1))
+    workers: int = field(default=0, metadata=_knob("loading processes; results do not depend on it", ge=0))
 
-    # Augmentation (timm.data.create_transform; crop_padding is the small-image crop of CIFAR training)
-    no_aug: bool = True
-    crop_padding: int = 0
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (0.75, 1.3333)
-    hflip: float = 0.5
-    vflip: float = 0.0
-    color_jitter: float | None = None
-    aa: str | None = None
-    reprob: float = 0.0
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    crop_pct: float = 1.0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    no_aug: bool = field(
+        default=True,
+        metadata=_knob(
+            "true = resize only, none of the augmentation below except mixup and cutmix",
+            group="Augmentation of training images (timm.data.create_transform)",
+        ),
+    )
+    crop_padding: int = field(
+        default=0, metadata=_knob("random crop after padding by these pixels, instead of scale/ratio", ge=0)
+    )
+    scale: tuple[float, float] = field(
+        default=(0.08, 1.0), metadata=_knob("area of the random resized crop", gt=0, le=1)
+    )
+    ratio: tuple[float, float] = field(
+        default=(0.75, 1.3333), metadata=_knob("aspect ratio of the random resized crop", gt=0)
+    )
+    hflip: float = field(default=0.5, metadata=_knob("probability of a left-right flip", ge=0, le=1))
+    vflip: float = field(default=0.0, metadata=_knob("probability of an upside-down flip", ge=0, le=1))
+    color_jitter: float | None = field(default=None, metadata=_knob("strength, null = none", ge=0))
+    aa: str | None = field(default=None, metadata=_knob("AutoAugment policy, e.g. rand-m9-mstd0.5"))
+    reprob: float = field(default=0.0, metadata=_knob("probability of random erasing", ge=0, le=1))
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = field(
+        default="bilinear", metadata=_knob("bilinear, bicubic or nearest")
+    )
+    crop_pct: float = field(
+        default=1.0, metadata=_knob("centre part of the image used for validation and test", gt=0, le=1)
+    )
+    mean: tuple[float, ...] | None = field(
+        default=None, metadata=_knob("one number a channel; null = the data set's or model's own")
+    )
+    std: tuple[float, ...] | None = field(default=None, metadata=_knob("one number a channel", gt=0))
+    mixup: float = field(default=0.0, metadata=_knob("alpha of mixup, 0 = off", ge=0))
+    cutmix: float = field(default=0.0, metadata=_knob("alpha of cutmix, 0 = off", ge=0))
 
-    # Optimisation (timm.optim, timm.scheduler)
-    epochs: int
-    opt: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    momentum: float = 0.9
-    sched: str = "cosine"
-    warmup_epochs: int = 0
-    warmup_lr: float = 1e-5
-    min_lr: float = 0.0
-    clip_grad: float | None = None
-    smoothing: float = 0.0
-    model_ema: bool = False
-    model_ema_decay: float = 0.998
+    epochs: int = field(
+        metadata=_knob(
+            "passes over the training images", group="Optimisation (timm.optim, timm.scheduler)", ge=1
+        )
+    )
+    opt: str = field(default="adamw", metadata=_knob("any name of timm.optim.list_optimizers()"))
+    lr: float = field(default=1e-3, metadata=_knob("learning rate after warm-up", gt=0))
+    weight_decay: float = field(default=0.05, metadata=_knob("not applied to biases and norms", ge=0))
+    momentum: float = field(
+        default=0.9, metadata=_knob("for optimizers that have one, such as sgd", ge=0, lt=1)
+    )
+    sched: str = field(default="cosine", metadata=_knob("cosine, step, multistep, poly, tanh or none"))
+    warmup_epochs: int = field(default=0, metadata=_knob("epochs of linear warm-up", ge=0))
+    warmup_lr: float = field(default=1e-5, metadata=_knob("learning rate where the warm-up starts", ge=0))
+    min_lr: float = field(default=0.0, metadata=_knob("learning rate where the schedule ends", ge=0))
+    clip_grad: float | None = field(
+        default=None, metadata=_knob("largest gradient norm, null = no clipping", gt=0)
+    )
+    smoothing: float = field(default=0.0, metadata=_knob("label smoothing of the cross-entropy", ge=0, lt=1))
+    model_ema: bool = field(default=False, metadata=_knob("evaluate a moving average of the weights"))
+    model_ema_decay: float = field(default=0.998, metadata=_knob("decay of that average a step", gt=0, lt=1))
 
-    # Device
-    cpu: bool = False
-    amp_dtype: Literal["bfloat16", "float16"] | None = None
-    channels_last: bool = False
-    torchcompile: bool = False
+    cpu: bool = field(default=False, metadata=_knob("stay on the CPU even if there is a GPU", group="Device"))
+    amp_dtype: Literal["bfloat16", "float16"] | None = field(
+        default=None, metadata=_knob("bfloat16 or float16 mixed precision; null = float32")
+    )
+    channels_last: bool = field(default=False, metadata=_knob("memory layout, often faster for CNNs on GPUs"))
+    torchcompile: bool = field(default=False, metadata=_knob("torch.compile the model"))
 
-    # Comparison
-    seeds: tuple[int, ...] = (0, 1, 2)
-    arms: dict[str, Arm]
-    baseline: str
-    target_accuracy: float | None = None
+    seeds: tuple[int, ...] = field(
+        default=(0, 1, 2),
+        metadata=_knob("every arm runs with each of these", group="Comparison", ge=0, lt=2**32),
+    )
+    arms: dict[str, Arm] = field(
+        metadata=_knob("the contenders: same model, data and budget, other head or loss")
+    )
+    baseline: str = field(metadata=_knob("the arm that the others are compared with"))
+    target_accuracy: float | None = field(
+        default=None,
+        metadata=_knob(
+            "time to this validation accuracy in %; null = 1 below the baseline's best", gt=0, le=100
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_recipe(self)

@@ -1,0 +1,143 @@
+"""What each command of the command line does; heavy imports stay inside the commands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+__all__ = ["explain", "run_cp", "run_ls", "run_report", "run_run", "run_show", "run_validate"]
+
+
+def run_ls(args: argparse.Namespace) -> int:
+    """Print the shipped recipes as a table."""
+    from etfhead.experiment.schema import list_recipes
+
+    rows = [("NAME", "WHAT", "MODEL", "DATA", "TAKES")]
+    rows += [(r.name, r.description, r.model, r.dataset, r.takes) for r in list_recipes()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print a resolved recipe with its comments."""
+    from etfhead.experiment.schema import dump_recipe, load_recipe
+
+    print(dump_recipe(load_recipe(args.recipe, args.overrides)), end="")
+    return 0
+
+
+def run_cp(args: argparse.Namespace) -> int:
+    """Copy a recipe's file, comments included, to where nothing is yet."""
+    from etfhead.experiment.schema import find_recipe, load_recipe
+
+    source = find_recipe(args.recipe)
+    load_recipe(args.recipe)
+    dest = Path(args.dest).expanduser()
+    if dest.is_dir() or args.dest.endswith(("/", os.sep)):
+        dest = dest / source.name
+    if dest.exists():
+        raise ValueError(f"{str(dest)!r} exists and is never overwritten; choose another DEST")
+    content = source.read_bytes()
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with dest.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        raise ValueError(f"{str(dest)!r} exists and is never overwritten; choose another DEST") from None
+    except OSError:
+        dest.unlink(missing_ok=True)  # half a recipe would load as another one
+        raise
+    print(f"wrote {dest}; edit it, then: etfhead run {shlex.quote(str(dest))}")
+    return 0
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """Check a recipe without training."""
+    from etfhead.experiment.preflight import check_buildable
+    from etfhead.experiment.schema import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    parameters = check_buildable(recipe)
+    arms, seeds = len(recipe.arms), len(recipe.seeds)
+    print(
+        f"ok: {recipe.name}: {arms} arms x {seeds} seeds = {arms * seeds} runs of {recipe.epochs} epochs, "
+        f"{recipe.model} ({parameters:,} parameters) on {recipe.dataset}"
+    )
+    return 0
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """Run a comparison, print its table and where the report is."""
+    from etfhead.errors import Interrupted
+    from etfhead.experiment.schema import load_recipe, smoke
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    if args.smoke:
+        recipe = smoke(recipe)
+    out = Path(args.out) if args.out else Path("runs") / recipe.name
+
+    # torch and timm load here, after everything that can be wrong in the recipe itself was said.
+    from etfhead.experiment.preflight import check_buildable
+    from etfhead.experiment.runner import run
+
+    check_buildable(recipe)
+    try:
+        run(recipe, out, resume=args.resume, overwrite=args.overwrite)
+    except Interrupted as stop:
+        print(f"etfhead: {stop}\ncontinue with: {_resume_command(args, out)}", file=sys.stderr)
+        return 128 + stop.signum
+    # Under torchrun every process comes here; one of them talks.
+    if os.environ.get("RANK", "0") == "0":
+        _print_table(out)
+        print(f"report: {out / 'report.html'}")
+    return 0
+
+
+def _resume_command(args: argparse.Namespace, out: Path) -> str:
+    smoke = ["--smoke"] if args.smoke else []
+    words = ["etfhead", "run", args.recipe, *args.overrides, *smoke, "--out", str(out), "--resume"]
+    return shlex.join(words)
+
+
+def _print_table(out: Path) -> None:
+    from etfhead.experiment.report import format_table
+    from etfhead.experiment.summary import summarize
+
+    print(format_table(summarize(out)))
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write reports again from their run folders; print the table or one of the files."""
+    from etfhead.experiment.report import write_report
+
+    files = {"md": "report.md", "csv": "summary.csv", "json": "summary.json", "html": "report.html"}
+    folders = [Path(name) for name in args.dirs]
+    for out in folders:
+        if not (out / "recipe.yaml").is_file():
+            raise ValueError(f"{str(out)!r} is not a run folder: it has no recipe.yaml")
+    for out in folders:
+        write_report(out)
+        if args.format:
+            print((out / files[args.format]).read_text(encoding="utf-8"), end="")
+            continue
+        _print_table(out)
+        print(f"report: {out / 'report.html'}")
+    return 0
+
+
+def explain(error: Exception) -> str | None:
+    """One line for an error that the user can mend, or None for any other."""
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "etfhead":
+        package = error.name.split(".")[0]
+        return f"the Python package {package!r} is needed for this and not installed; pip install {package}"
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
+    if isinstance(error, (ValueError, OSError)):
+        return " ".join(str(error).split())
+    return None

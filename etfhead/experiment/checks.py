@@ -1,0 +1,187 @@
+"""Rules a recipe obeys beyond its types: ranges of one field, and fields that exclude each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etfhead.experiment.recipe import Arm, Recipe
+
+__all__ = ["FieldError", "check_arm", "check_bounds", "check_recipe"]
+
+# Dots are left out of arm names because overrides separate keys with them.
+_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+_HEAD_OPTIONS = {
+    "linear": ("neck",),
+    "cosine": ("neck", "scale", "learn_scale"),
+    "etf": ("frame", "basis", "neck", "normalize", "scale", "learn_scale"),
+}
+_SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+class FieldError(ValueError):
+    """A value that a field cannot have.
+
+    Args:
+        path: Keys from the top of the recipe down to the field.
+        message: What was expected and what was found.
+    """
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        super().__init__(f"{'.'.join(path)}: {message}" if path else message)
+        self.path = path
+        self.message = message
+
+
+def _inside(value: float, bounds: dict[str, float]) -> bool:
+    holds = {"gt": value > bounds.get("gt", 0), "ge": value >= bounds.get("ge", 0)}
+    holds |= {"lt": value < bounds.get("lt", 0), "le": value <= bounds.get("le", 0)}
+    return math.isfinite(value) and all(holds[name] for name in bounds)
+
+
+def check_bounds(record: Arm | Recipe) -> None:
+    """Hold every number of a record against the bounds beside its field.
+
+    Raises:
+        FieldError: If a number, or one of a field's numbers, is outside its bounds or not finite.
+    """
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        bounds = field.metadata.get("bounds", {})
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            if not _inside(number, bounds):
+                wanted = " and ".join(f"{_SYMBOLS[name]} {bound:g}" for name, bound in bounds.items())
+                raise FieldError(
+                    (field.name,), f"expected a number {wanted or 'that is finite'}, got {number}"
+                )
+
+
+def check_arm(arm: Arm) -> None:
+    """Refuse an option that the arm's head or loss does not have.
+
+    Raises:
+        FieldError: If an option would be ignored, or the loss does not fit the head.
+    """
+    allowed = _HEAD_OPTIONS.get(arm.head, ())
+    for option in _HEAD_OPTIONS["etf"]:
+        if getattr(arm, option) is not None and option not in allowed:
+            owners = [head for head, options in _HEAD_OPTIONS.items() if option in options]
+            raise FieldError(
+                (option,),
+                f"head: {arm.head} has no such option; remove it or use head: {' or '.join(owners)}",
+            )
+    if arm.class_balanced is not None and arm.loss != "dot_regression":
+        raise FieldError(("class_balanced",), "only loss: dot_regression has this option; remove it")
+    if arm.loss == "dot_regression":
+        _check_dot_regression(arm)
+
+
+def _check_dot_regression(arm: Arm) -> None:
+    reason = "loss: dot_regression compares cosines with fixed class vectors, so write"
+    if arm.head != "etf":
+        raise FieldError(("head",), f"{reason} head: etf, got head: {arm.head}")
+    for option, value in (("normalize", True), ("learn_scale", False)):
+        if getattr(arm, option) is not value:
+            raise FieldError((option,), f"{reason} normalize: true and learn_scale: false")
+    # Its target is the logit of a perfect feature, which only a stated scale tells.
+    if not isinstance(arm.scale, (int, float)):
+        raise FieldError(("scale",), f"{reason} a number, as in scale: 1")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check names and the rules that involve several fields.
+
+    Raises:
+        FieldError: If a name cannot be a folder's, or two fields contradict each other.
+    """
+    _check_names(recipe)
+    _check_seeds(recipe)
+    _check_images(recipe)
+    _check_data(recipe)
+    _check_training(recipe)
+
+
+def _check_names(recipe: Recipe) -> None:
+    if not _RUN_NAME.fullmatch(recipe.name):
+        raise FieldError(
+            ("name",), f"expected a folder's name of letters, digits, '_', '-' and '.', got {recipe.name!r}"
+        )
+    if not recipe.arms:
+        raise FieldError(("arms",), "expected at least one arm, got none")
+    seen: dict[str, str] = {}
+    for name in recipe.arms:
+        if not _ARM_NAME.fullmatch(name):
+            raise FieldError(
+                ("arms", name),
+                f"an arm's name is letters, digits, '_' and '-' (it names a folder), got {name!r}",
+            )
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise FieldError(
+                ("arms", name), f"differs from arm {other!r} only in case: same folder on some disks"
+            )
+    if recipe.baseline not in recipe.arms:
+        raise FieldError(
+            ("baseline",), f"expected the name of an arm ({', '.join(recipe.arms)}), got {recipe.baseline!r}"
+        )
+
+
+def _check_seeds(recipe: Recipe) -> None:
+    if not recipe.seeds:
+        raise FieldError(("seeds",), "expected at least one seed, got an empty list")
+    if len(set(recipe.seeds)) < len(recipe.seeds):
+        raise FieldError(("seeds",), f"expected different seeds, got {list(recipe.seeds)}")
+
+
+def _check_images(recipe: Recipe) -> None:
+    if recipe.in_chans not in (1, 3):
+        raise FieldError(("in_chans",), f"expected 1 (grey) or 3 (RGB), got {recipe.in_chans}")
+    for key in ("mean", "std"):
+        values = getattr(recipe, key)
+        if values is not None and len(values) != recipe.in_chans:
+            raise FieldError(
+                (key,), f"expected {recipe.in_chans} number(s), one a channel (in_chans), got {len(values)}"
+            )
+    if (recipe.mean is None) != (recipe.std is None):
+        missing = "mean" if recipe.mean is None else "std"
+        raise FieldError((missing,), "mean and std come together: give both or neither")
+    for key in ("scale", "ratio"):
+        low, high = getattr(recipe, key)
+        if low > high:
+            raise FieldError((key,), f"expected [smallest, largest], got [{low}, {high}]")
+    if recipe.no_aug:
+        for key in ("crop_padding", "vflip", "color_jitter", "aa", "reprob"):
+            if getattr(recipe, key):
+                raise FieldError((key,), "has no effect with no_aug: true; write no_aug: false or remove it")
+
+
+def _check_data(recipe: Recipe) -> None:
+    if recipe.dataset == "image_folder" and recipe.data_root is None:
+        raise FieldError(("data_root",), "dataset: image_folder needs the folder's path here")
+    if recipe.dataset in ("digits", "synthetic") and recipe.data_root is not None:
+        raise FieldError(("data_root",), f"dataset: {recipe.dataset} reads no folder; remove it")
+    if recipe.download and recipe.dataset in ("digits", "synthetic", "image_folder"):
+        raise FieldError(("download",), f"dataset: {recipe.dataset} cannot be downloaded; remove it")
+
+
+def _check_training(recipe: Recipe) -> None:
+    if recipe.pretrained and recipe.initial_checkpoint is not None:
+        raise FieldError(("initial_checkpoint",), "excludes pretrained: true; keep one of them")
+    if recipe.warmup_epochs >= recipe.epochs:
+        raise FieldError(
+            ("warmup_epochs",), f"expected fewer than epochs ({recipe.epochs}), got {recipe.warmup_epochs}"
+        )
+    if recipe.min_lr > recipe.lr:
+        raise FieldError(("min_lr",), f"expected at most lr ({recipe.lr}), got {recipe.min_lr}")
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
+        raise FieldError(
+            ("batch_size",), f"mixup and cutmix pair images: expected an even number, got {recipe.batch_size}"
+        )
+    if recipe.cpu and recipe.amp_dtype == "float16":
+        raise FieldError(("amp_dtype",), "float16 needs a GPU; with cpu: true write bfloat16 or null")

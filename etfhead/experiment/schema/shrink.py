@@ -1,0 +1,55 @@
+"""The same comparison in seconds: every option of the recipe on a tiny model and generated images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from etfhead.experiment.recipe import Recipe
+
+__all__ = ["smoke"]
+
+
+def smoke(recipe: Recipe) -> Recipe:
+    """Return a recipe that runs in seconds on the CPU without any download.
+
+    Model, data and budget become tiny; arms, augmentation, mixup, smoothing, optimizer, schedule and EMA
+    stay, so that a smoke run exercises what the recipe itself would.
+
+    Args:
+        recipe: Any recipe.
+
+    >>> from etfhead.experiment.schema import load_recipe
+    >>> smoke(load_recipe("quickstart")).name
+    'quickstart-smoke'
+    """
+    epochs = 2
+    return replace(
+        recipe,
+        name=f"{recipe.name}-smoke",
+        model="test_efficientnet",
+        pretrained=False,
+        initial_checkpoint=None,
+        img_size=32,
+        in_chans=3,
+        model_kwargs={},
+        dataset="synthetic",
+        data_root=None,
+        download=False,
+        train_limit=128 if recipe.train_limit else None,
+        batch_size=min(recipe.batch_size, 32),
+        workers=0,
+        crop_padding=min(recipe.crop_padding, 4),
+        mean=None,
+        std=None,
+        epochs=epochs,
+        warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
+        cpu=True,
+        amp_dtype=None,
+        channels_last=False,
+        torchcompile=False,
+        seeds=_two(recipe.seeds),
+    )
+
+
+def _two(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    return seeds[:2] if len(seeds) > 1 else (seeds[0], (seeds[0] + 1) % 2**32)
