@@ -74,6 +74,11 @@ class Frame(ABC):
         """Whether :meth:`apply` works without the (K, d) matrix."""
         return False
 
+    @property
+    def active_features(self) -> int:
+        """How many of the d features the logits depend on."""
+        return self.in_features
+
     def factors(self) -> dict[str, Tensor]:
         """Float64 tensors that :meth:`apply` needs; a head keeps them as buffers of its own type."""
         return {"weight": self.matrix()}

@@ -62,6 +62,11 @@ class SimplexFrame(Frame):
         """Whether the basis has a fast path (K = d + 1 is always dense)."""
         return self.num_classes <= self.in_features and self._basis.structured
 
+    @property
+    def active_features(self) -> int:
+        """K with the ``identity`` basis, which reads no other axis; d otherwise."""
+        return min(self.num_classes, self.in_features) if self.basis == "identity" else self.in_features
+
     def matrix(self) -> Tensor:
         """Class vectors as rows: (K, d), float64, unit norm."""
         directions = self._basis.matrix()

@@ -23,9 +23,10 @@ def unit_features(features: Tensor) -> Tensor:
 class FeatureHead(nn.Module):
     r"""Base of the heads: checks the features, applies the neck, folds back into a stock layer.
 
-    The ``batchnorm`` neck is BatchNorm without affine parameters, divided by sqrt(d): features come out
-    signed, centred and of unit mean square norm, so that one scale means the same at every width. It holds
-    no trainable parameter and folds exactly into the layer behind it.
+    The ``batchnorm`` neck is BatchNorm without affine parameters, divided by the root of the number of
+    features that the class vectors reach: what they see is signed, centred and of unit mean square norm, so
+    that one scale means the same at every width. The neck holds no trainable parameter and folds exactly
+    into the layer behind it.
 
     Args:
         in_features: d.
@@ -54,6 +55,7 @@ class FeatureHead(nn.Module):
             raise ValueError(f"neck={neck!r}: expected 'batchnorm' or None")
         self.in_features = in_features
         self.num_classes = self.out_features = num_classes
+        self.active_features = in_features
         self.neck = None
         if neck == "batchnorm":
             self.neck = nn.BatchNorm1d(in_features, affine=False, device=device, dtype=dtype)
@@ -84,7 +86,7 @@ class FeatureHead(nn.Module):
             )
         features = features.movedim(self.channel_dim, -1)
         if self.neck is not None:
-            flat = self.neck(features.reshape(-1, self.in_features)) / math.sqrt(self.in_features)
+            flat = self.neck(features.reshape(-1, self.in_features)) / math.sqrt(self.active_features)
             features = flat.view(features.shape)
         return self._logits(features).movedim(-1, self.channel_dim)
 
@@ -106,7 +108,7 @@ class FeatureHead(nn.Module):
             mean, var = self.neck.running_mean, self.neck.running_var
             assert mean is not None  # noqa: S101 - BatchNorm1d keeps both unless told otherwise
             assert var is not None  # noqa: S101
-            folded = folded * torch.rsqrt(var.double() + self.neck.eps) / math.sqrt(self.in_features)
+            folded = folded * torch.rsqrt(var.double() + self.neck.eps) / math.sqrt(self.active_features)
             offset = offset - folded @ mean.double()
         like = next(itertools.chain(self.parameters(), self.buffers()))
         return self._stock_layer(folded.to(like), offset.to(like))

@@ -95,6 +95,7 @@ class ETFHead(FeatureHead):
                 f"frame: expected num_classes={num_classes}, in_features={in_features}, got {frame}"
             )
         self.frame = frame
+        self.active_features = frame.active_features
         self.normalize = normalize
         self.label_smoothing = label_smoothing
         self._initial_scale = resolve_scale(

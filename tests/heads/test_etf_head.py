@@ -40,7 +40,11 @@ def test_logits_are_scale_times_frame_of_the_batchnormed_features(d, K, basis):
     head = trained(ETFHead(d, K, basis=basis, seed=2, dtype=torch.float64))
     h = torch.randn(7, d, dtype=torch.float64)
     head.eval()
-    normed = (h - head.neck.running_mean) / (head.neck.running_var + head.neck.eps).sqrt() / math.sqrt(d)
+    normed = (
+        (h - head.neck.running_mean)
+        / (head.neck.running_var + head.neck.eps).sqrt()
+        / math.sqrt(head.active_features)
+    )
     expected = (
         auto_scale(K)
         * normed
@@ -49,12 +53,15 @@ def test_logits_are_scale_times_frame_of_the_batchnormed_features(d, K, basis):
     torch.testing.assert_close(head(h), expected)
 
 
-def test_neck_gives_unit_mean_square_norm():
-    head = ETFHead(64, 10, basis="identity")
+@pytest.mark.parametrize("basis", BASES)
+def test_class_vectors_see_features_of_unit_mean_square_norm(basis):
+    head = ETFHead(64, 10, basis=basis)
     seen = []
     head._logits = lambda features: seen.append(features) or features[..., :10]
     head.train()(5 * torch.randn(256, 64) - 3)
-    assert seen[0].square().sum(1).mean().item() == pytest.approx(1.0, rel=1e-3)
+    reached = head.frame.matrix().abs().sum(0) > 0
+    assert reached.sum() == head.active_features == (10 if basis == "identity" else 64)
+    assert seen[0][:, reached].square().sum(1).mean().item() == pytest.approx(1.0, rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(64,), (5, 64), (2, 7, 64), (2, 3, 4, 64)])
@@ -168,7 +175,7 @@ FRAMES = [{"basis": b, "seed": s} for b in BASES for s in (0, 1) if (b, s) != ("
 @pytest.mark.parametrize(("own", "other"), itertools.permutations(FRAMES, 2))
 def test_another_frame_is_refused(own, other, strict):
     head, state = ETFHead(64, 10, **own), ETFHead(64, 10, **other).state_dict()
-    with pytest.raises(RuntimeError, match="is not (that of )?the head's fixed frame"):
+    with pytest.raises(RuntimeError, match=r"is not (that of )?the head's fixed frame"):
         head.load_state_dict(state, strict=strict)
     torch.testing.assert_close(head.class_vectors(), head.frame.matrix().float())
 
