@@ -62,7 +62,7 @@ class IdentityBasis(Basis):
 
 
 class HadamardBasis(Basis):
-    r"""Rows of (A kron B) D: two small orthogonal factors and a random sign for each feature.
+    r"""Rows of (A kron B) D: two small orthogonal factors with random signs, D a random sign a feature.
 
     With d = a b and features reshaped to (a, b), the transform is A X B^T: O(d (a + b)) operations and
     a^2 + b^2 stored numbers, about sqrt(d) times fewer than a dense one. A and B are Hadamard matrices where
@@ -82,15 +82,22 @@ class HadamardBasis(Basis):
         """False for a prime d."""
         return self.left > 1
 
-    def _signs(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randint(0, 2, (self.in_features,), generator=generator).double() * 2 - 1
-
     def factors(self) -> dict[str, Tensor]:
-        """``signs`` (d,), ``left`` (used rows of A, a) and ``right`` (used rows of B, b)."""
-        left = orthogonal_factor(self.left)[: -(-self.rows // self.right)]
-        right = orthogonal_factor(self.right)[: self.rows]
-        return {"signs": self._signs(), "left": left.contiguous(), "right": right.contiguous()}
+        """``signs`` (d,), ``left`` (used rows of A, a) and ``right`` (used rows of B, b).
+
+        Rows of A and B have random signs of their own: Hadamard matrices have a constant first column, which
+        the centring of a simplex would turn into features that no class vector reaches.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def signs(count: int) -> Tensor:
+            return torch.randint(0, 2, (count,), generator=generator).double() * 2 - 1
+
+        columns = signs(self.in_features)
+        left = orthogonal_factor(self.left) * signs(self.left)[:, None]
+        right = orthogonal_factor(self.right) * signs(self.right)[:, None]
+        left, right = left[: -(-self.rows // self.right)], right[: self.rows]
+        return {"signs": columns, "left": left.contiguous(), "right": right.contiguous()}
 
     def matrix(self) -> Tensor:
         """Directions as rows: (rows, d), float64."""

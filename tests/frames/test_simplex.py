@@ -113,6 +113,13 @@ def test_random_bases_reach_a_cosine_of_071_with_relu_features_and_identity_more
     torch.testing.assert_close(reach["identity"], torch.full((10,), math.sqrt(0.9), dtype=torch.float64))
 
 
+@pytest.mark.parametrize("basis", ["hadamard", "haar"])
+@pytest.mark.parametrize(("K", "d"), [(10, 64), (10, 96), (10, 256), (100, 512), (20, 97)])
+def test_random_bases_reach_every_feature(basis, K, d):
+    energy = SimplexFrame(K, d, basis=basis).matrix().square().sum(0) * d / K  # mean 1
+    assert energy.min() > 0.05
+
+
 def test_haar_directions_do_not_lean_to_the_all_ones_vector():
     lean = [
         (SimplexFrame(10, 256, seed=s).matrix().sum(1).abs() / 16).max().item() for s in range(20)
