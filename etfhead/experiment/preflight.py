@@ -54,7 +54,7 @@ def _check_augmentation(recipe: Recipe) -> None:
 def _check_optimization(recipe: Recipe) -> None:
     import torch
 
-    from etfhead.experiment.session import build_optimizer, build_scheduler
+    from etfhead.experiment.training.session import build_optimizer, build_scheduler
 
     optimizer = build_optimizer(recipe, torch.nn.Linear(1, 1))
     try:
@@ -71,7 +71,7 @@ def _check_optimization(recipe: Recipe) -> None:
 def _check_models(recipe: Recipe) -> int:
     import torch
 
-    from etfhead.experiment.arms import build_model
+    from etfhead.experiment.training.arms import build_model
 
     num_classes = _NUM_CLASSES.get(recipe.dataset, 2)
     stock = replace(recipe, pretrained=False, initial_checkpoint=None)

@@ -172,7 +172,7 @@ FRAMES = [{"basis": b, "seed": s} for b in BASES for s in (0, 1) if (b, s) != ("
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize(("own", "other"), itertools.permutations(FRAMES, 2))
+@pytest.mark.parametrize(("own", "other"), list(itertools.permutations(FRAMES, 2)))
 def test_another_frame_is_refused(own, other, strict):
     head, state = ETFHead(64, 10, **own), ETFHead(64, 10, **other).state_dict()
     with pytest.raises(RuntimeError, match=r"is not (that of )?the head's fixed frame"):

@@ -1,0 +1,76 @@
+"""Files that are either the old ones or the new ones, never half of each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["atomic_write", "write_json", "write_text"]
+
+
+def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, keep: Path | None = None) -> Path:
+    """Write ``path`` through a temporary file beside it, flushed to disk before it takes the name.
+
+    Args:
+        path: Destination; its folder is created.
+        write: Called with the open binary file.
+        keep: The present ``path`` is renamed to this once the new file is safe on disk.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written. ``path`` and ``keep`` are then as before.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+    except OSError as error:
+        _discard(temporary)
+        reason = error.strerror or str(error)
+        hint = f"; the earlier {path.name} is untouched" if path.exists() else ""
+        raise OSError(error.errno, f"cannot write {path}: {reason}{hint}") from error
+    except BaseException:
+        _discard(temporary)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    return atomic_write(path, lambda file: _write_all(file, text.encode()))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write indented JSON atomically; NaN is refused because JSON has none."""
+    return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+
+
+def _discard(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # the folder is unreadable: the error that led here is the one to report
+        return
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable where the system can (not on Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

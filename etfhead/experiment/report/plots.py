@@ -1,0 +1,202 @@
+"""Learning curves of a run as PNG files: mean over seeds, band from the smallest to the largest seed.
+
+Up to six arms share one pair of axes. More get one panel each with the baseline in every panel: a dozen
+lines with a dozen bands in one frame cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etfhead.experiment.report.dotplot import draw_differences
+from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, png, tidy
+from etfhead.experiment.report.records import RunRecords, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "figures"]
+
+MAX_SHARED = 6
+
+_PICTURES = (
+    ("accuracy_epoch.png", "val_top1", False),
+    ("accuracy_time.png", "val_top1", True),
+    ("loss_epoch.png", "val_loss", False),
+)
+_Y_LABELS = {"val_top1": "validation accuracy (%)", "val_loss": "validation loss"}
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One arm at the epochs that all its finished seeds have."""
+
+    arm: str
+    epochs: list[int]
+    seconds: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    seeds: int
+
+
+def draw(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, bytes]:
+    """Draw every picture the data allow, as PNG bytes by file name."""
+    return {name: png(figure) for name, figure in figures(records, summary).items()}
+
+
+def figures(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures behind the pictures.
+
+    Args:
+        records: The run folder.
+        summary: Its summary.
+
+    Returns:
+        Figures by file name: some or all of ``accuracy_epoch.png``, ``accuracy_time.png``,
+        ``loss_epoch.png`` and ``differences.png``.
+    """
+    drawn = {}
+    for name, key, timed in _PICTURES:
+        curves = [curve for arm in records.runs if (curve := _curve(records, arm, key)) is not None]
+        curves.sort(key=lambda curve: curve.arm != summary["baseline"])
+        if curves:
+            target = summary["target"]["val_top1"] if timed else None
+            how = _shared if len(curves) <= MAX_SHARED else _panels
+            drawn[name] = how(curves, summary["baseline"], key, timed, target)
+    differences = draw_differences(summary)
+    if differences is not None:
+        drawn["differences.png"] = differences
+    return drawn
+
+
+def _curve(records: RunRecords, arm: str, key: str) -> _Curve | None:
+    tables = [
+        {
+            row["epoch"]: (value, number(row, "train_time") or 0.0)
+            for row in run.history
+            if (value := number(row, key)) is not None
+        }
+        for run in records.finished(arm).values()
+    ]
+    tables = [table for table in tables if table]
+    epochs = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    if not epochs:
+        return None
+    values = [[table[epoch][0] for table in tables] for epoch in epochs]
+    return _Curve(
+        arm=arm,
+        epochs=[epoch + 1 for epoch in epochs],
+        seconds=[sum(table[epoch][1] for table in tables) / len(tables) for epoch in epochs],
+        mean=[sum(row) / len(row) for row in values],
+        low=[min(row) for row in values],
+        high=[max(row) for row in values],
+        seeds=len(tables),
+    )
+
+
+def _shared(curves: list[_Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
+    """All arms in one frame; beside it, against epochs, the last third enlarged."""
+    close_up = not timed and max(len(curve.epochs) for curve in curves) >= 6
+    figure = new_figure(9.6, 4.6)
+    axes = figure.subplots(1, 2 if close_up else 1, squeeze=False, width_ratios=(3, 2) if close_up else None)[
+        0
+    ]
+    colours = iter(COLOURS)
+    styles = {c.arm: (BASELINE_COLOUR, "--") if c.arm == baseline else (next(colours), "-") for c in curves}
+    for axis in axes:
+        for curve in curves:
+            _line(axis, curve, *styles[curve.arm], timed=timed)
+        tidy(axis)
+        axis.set_xlabel(_x_label(timed))
+    axes[0].set_ylabel(_Y_LABELS[key])
+    if close_up:
+        axes[0].set_title("all epochs", loc="left", fontsize=10)
+        axes[1].set_title("the last third, enlarged", loc="left", fontsize=10)
+        _enlarge(axes[1], curves)
+    else:
+        axes[0].set_ylim(*_limits(curves, _after_start))
+    if target is not None:
+        axes[0].axhline(target, color="#666666", linewidth=1, linestyle=":", label=f"target {target:.2f} %")
+    if not timed:
+        _whole_epochs(axes)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
+    return figure
+
+
+def _panels(curves: list[_Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
+    """One panel per contender, the baseline repeated in each, all on the same scales."""
+    reference = next((curve for curve in curves if curve.arm == baseline), None)
+    contenders = [curve for curve in curves if curve is not reference]
+    columns = 3 if len(contenders) <= 9 else 4
+    rows = math.ceil(len(contenders) / columns)
+    figure = new_figure(2.7 * columns, 2.1 * rows + 0.7)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis, curve in zip(grid.flat, contenders, strict=False):
+        if reference is not None:
+            _line(axis, reference, BASELINE_COLOUR, "--", timed=timed)
+        _line(axis, curve, COLOURS[0], "-", timed=timed)
+        tidy(axis)
+        axis.set_title(label(curve.arm, 26), loc="left", fontsize=10, color=COLOURS[0])
+        if target is not None:
+            axis.axhline(target, color="#666666", linewidth=1, linestyle=":")
+    for at, axis in enumerate(grid.flat):
+        axis.set_visible(at < len(contenders))
+        axis.tick_params(labelbottom=at + columns >= len(contenders))
+    grid[0, 0].set_ylim(*_limits(curves, _after_start))
+    if not timed:
+        _whole_epochs([grid[0, 0]])
+    figure.supxlabel(_x_label(timed), fontsize=10)
+    figure.supylabel(_Y_LABELS[key], fontsize=10)
+    legend = [f"black, dashed: {label(baseline, 30)} (baseline)"] if reference is not None else []
+    legend.append("blue: the arm named above the panel")
+    if target is not None:
+        legend.append(f"dotted: target {target:.2f} %")
+    figure.suptitle(";  ".join(legend), fontsize=10)
+    return figure
+
+
+def _line(axis: Axes, curve: _Curve, colour: str, dash: str, *, timed: bool) -> None:
+    x = curve.seconds if timed else curve.epochs
+    marker = "o" if len(x) == 1 else ""
+    name = label(curve.arm, 28)
+    axis.plot(x, curve.mean, color=colour, linestyle=dash, linewidth=1.8, marker=marker, label=name)
+    if curve.seeds > 1:
+        axis.fill_between(x, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _enlarge(axis: Axes, curves: list[_Curve]) -> None:
+    last = max(curve.epochs[-1] for curve in curves)
+    start = last - max(2, last // 3)
+    axis.set_xlim(start, last + 0.03 * (last - start))
+    axis.set_ylim(*_limits(curves, lambda curve, at: curve.epochs[at] >= start))
+
+
+def _limits(curves: list[_Curve], counts: Callable[[_Curve, int], bool]) -> tuple[float, float]:
+    """Limits that hold every point that counts, bands included, with a small margin."""
+    points = [(curve, at) for curve in curves for at in range(len(curve.epochs)) if counts(curve, at)]
+    bottom = min(curve.low[at] for curve, at in points)
+    top = max(curve.high[at] for curve, at in points)
+    margin = 0.06 * (top - bottom) or 0.5
+    return bottom - margin, top + margin
+
+
+def _after_start(curve: _Curve, at: int) -> bool:
+    # The first third of training spans most of the range; without it the axis has room for differences.
+    return at >= len(curve.epochs) // 3
+
+
+def _whole_epochs(axes: Sequence[Axes]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+
+
+def _x_label(timed: bool) -> str:
+    return "training time (s), without validation" if timed else "epoch"

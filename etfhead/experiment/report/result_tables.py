@@ -1,0 +1,156 @@
+"""The tables of results in a report: accuracy, paired differences, way to a target, cost, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etfhead.experiment.report import formatting as fmt
+from etfhead.experiment.report.document import Block, Heading, Paragraph, Table
+from etfhead.experiment.report.verdict import OUTCOMES
+
+__all__ = ["accuracy", "cost", "differences", "every_seed", "way_to_target"]
+
+_Entry = Mapping[str, Any]
+_Column = tuple[str, Callable[[_Entry], str]]
+
+
+def accuracy(summary: Mapping[str, Any]) -> list[Block]:
+    """Mean and spread of every arm, finished seeds counted."""
+    columns: list[_Column] = [
+        ("test accuracy, best epoch", lambda entry: fmt.mean_std(entry["figures"]["test_top1_best"])),
+        ("test accuracy, last epoch", lambda entry: fmt.mean_std(entry["figures"]["test_top1_last"])),
+        ("validation accuracy, best epoch", lambda entry: fmt.mean_std(entry["figures"]["val_top1_best"])),
+        ("test ECE, best epoch", lambda entry: fmt.mean_std(entry["figures"]["test_ece_best"])),
+        ("test loss, best epoch", lambda entry: fmt.mean_std(entry["figures"]["test_loss_best"], 4)),
+        ("seeds", lambda entry: f"{len(entry['seeds_finished'])}/{len(summary['seeds'])}"),
+    ]
+    text = "Mean ± sample standard deviation over seeds. Accuracy and calibration error (ECE) in percent."
+    return [Heading("Accuracy"), Paragraph(text), _table(summary, columns)]
+
+
+def differences(summary: Mapping[str, Any]) -> list[Block]:
+    """Every contender against the baseline; no blocks without a contender."""
+    contenders = [arm for arm in summary["arms"] if arm != summary["baseline"]]
+    if not contenders:
+        return []
+    columns: list[_Column] = [
+        ("verdict", lambda entry: OUTCOMES[entry["verdict"]["outcome"]]),
+        ("best epoch", lambda entry: _difference(entry, "test_top1_best")),
+        ("95 % interval", lambda entry: fmt.interval(entry["differences"]["test_top1_best"])),
+        ("p, Holm-adjusted" if summary["holm"] else "p", lambda entry: _p_value(entry)),
+        ("seeds above / below", lambda entry: _wins(entry["differences"]["test_top1_best"])),
+        ("last epoch", lambda entry: _difference(entry, "test_top1_last")),
+        ("95 % interval", lambda entry: fmt.interval(entry["differences"]["test_top1_last"])),
+        ("ECE, best epoch", lambda entry: _difference(entry, "test_ece_best")),
+    ]
+    text = f"Contender minus {summary['baseline']}, in percentage points of the test set, paired by seed."
+    images = summary["test_images"]
+    if images:
+        text += f" One of the {images:,} test images is {100 / images:.3g} points."
+    table = _table(summary, columns, arms=contenders, left=(0, 1))
+    return [Heading("Paired differences"), Paragraph(text), table]
+
+
+def way_to_target(summary: Mapping[str, Any]) -> list[Block]:
+    """Epochs, steps and time until the target; no blocks without a target."""
+    target = summary["target"]
+    if target["val_top1"] is None:
+        return []
+    columns: list[_Column] = [
+        ("seeds that reach it", lambda entry: f"{entry['target']['reached']} of {entry['target']['of']}"),
+        ("epochs", lambda entry: _reached(entry["target"], "epochs", "{:g}".format)),
+        ("optimizer steps", lambda entry: _reached(entry["target"], "steps", fmt.count)),
+        ("training time", lambda entry: _reached(entry["target"], "seconds", fmt.duration)),
+    ]
+    chosen = (
+        "set in the recipe"
+        if target["source"] == "recipe"
+        else "chosen automatically: the baseline's mean best validation accuracy minus one point"
+    )
+    text = (
+        f"Target: {target['val_top1']:.2f} % validation accuracy ({chosen}). Medians over seeds; a "
+        "seed that never reaches the target counts as later than any other."
+    )
+    return [Heading("Way to a target accuracy"), Paragraph(text), _table(summary, columns)]
+
+
+def cost(summary: Mapping[str, Any]) -> list[Block]:
+    """Speed, memory and sizes; a column without a single figure is left out."""
+    columns: list[_Column] = [
+        ("images/s", lambda entry: fmt.count(_mean(entry, "images_per_s"))),
+        ("ratio to baseline", lambda entry: fmt.ratio(_ratio(entry, "images_per_s"))),
+        ("training time", lambda entry: fmt.duration(_mean(entry, "train_time"))),
+        ("peak GPU memory", lambda entry: fmt.size(_mean(entry, "peak_memory_bytes"))),
+        ("parameters", lambda entry: fmt.count(_mean(entry, "params_total"))),
+        ("trainable in head", lambda entry: fmt.count(_mean(entry, "params_head"))),
+        ("head size", lambda entry: fmt.size(_mean(entry, "head_bytes"))),
+        ("optimizer state, head", lambda entry: fmt.size(_mean(entry, "optimizer_state_bytes_head"))),
+        ("optimizer state, all", lambda entry: fmt.size(_mean(entry, "optimizer_state_bytes"))),
+    ]
+    columns = [
+        column
+        for column in columns
+        if any(column[1](entry) != fmt.MISSING for entry in summary["arms"].values())
+    ]
+    text = (
+        "Means over seeds; the ratio is the geometric mean of images/s, paired by seed, with its 95 % "
+        "interval. Speed is that of training as it ran: other work on the machine shows in it. Peak memory "
+        "is measured on CUDA only."
+    )
+    return [Heading("Cost"), Paragraph(text), _table(summary, columns)]
+
+
+def every_seed(summary: Mapping[str, Any]) -> list[Block]:
+    """The primary figure of each seed, so that nothing hides in a mean."""
+    rows = []
+    for arm, entry in summary["arms"].items():
+        values = (entry["figures"][summary["primary"]] or {"values": {}})["values"]
+        cells = [f"{values[seed]:.2f}" if seed in values else fmt.MISSING for seed in summary["seeds"]]
+        rows.append([arm, *cells])
+    table = Table(["arm", *(f"seed {seed}" for seed in summary["seeds"])], rows)
+    text = "Test accuracy at the best validation epoch, in percent. All other figures per seed: summary.csv."
+    return [Heading("Every seed"), Paragraph(text), table]
+
+
+def _table(
+    summary: Mapping[str, Any],
+    columns: Sequence[_Column],
+    *,
+    arms: Sequence[str] | None = None,
+    left: Sequence[int] = (0,),
+) -> Table:
+    rows = []
+    for arm in arms or summary["arms"]:
+        name = f"{arm} (baseline)" if arm == summary["baseline"] else arm
+        rows.append([name, *(show(summary["arms"][arm]) for _, show in columns)])
+    return Table(["arm", *(title for title, _ in columns)], rows, frozenset(left))
+
+
+def _mean(entry: _Entry, key: str) -> float | None:
+    figure = entry["figures"][key]
+    return None if figure is None else figure["mean"]
+
+
+def _ratio(entry: _Entry, key: str) -> Mapping[str, Any] | None:
+    return entry.get("ratios", {}).get(key)
+
+
+def _difference(entry: _Entry, key: str) -> str:
+    pair = entry["differences"][key]
+    return fmt.signed(None if pair is None else pair["mean"])
+
+
+def _p_value(entry: _Entry) -> str:
+    value = entry["verdict"]["p_value"]
+    return fmt.MISSING if value is None else f"{value:.3f}"
+
+
+def _wins(pair: Mapping[str, Any] | None) -> str:
+    return fmt.MISSING if pair is None else f"{pair['above']} / {pair['below']} of {len(pair['values'])}"
+
+
+def _reached(target: Mapping[str, Any], key: str, show: Callable[[float], str]) -> str:
+    if target["of"] == 0:
+        return fmt.MISSING
+    return "not reached" if target[key] is None else show(target[key])

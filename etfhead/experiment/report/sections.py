@@ -1,0 +1,168 @@
+"""What the report says, section by section, as markup-free blocks."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from etfhead.experiment.report import result_tables
+from etfhead.experiment.report.document import (
+    Block,
+    Bullets,
+    Code,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+    Verdict,
+)
+from etfhead.experiment.report.records import RunRecords
+from etfhead.experiment.report.setup_tables import data_table, environment_table, settings_table
+from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, MIN_SEEDS
+from etfhead.experiment.report.verdict import overall_outcome
+
+__all__ = ["build_report"]
+
+_BAND = "Lines are means over the finished seeds; bands reach from the smallest to the largest seed."
+_CUT = "Axes may leave out the first third of training, so that later differences show."
+_CAPTIONS = {
+    "differences.png": (
+        "Paired differences in test accuracy with 95 % intervals, one row per contender",
+        "Large marks are means, small ticks single seeds, lines 95 % intervals (an arrow where one leaves "
+        "the picture). Right of zero the contender is better.",
+    ),
+    "accuracy_epoch.png": ("Validation accuracy against epoch", f"{_BAND} {_CUT}"),
+    "accuracy_time.png": (
+        "Validation accuracy against training time",
+        f"Validation and start-up are not counted. {_BAND} {_CUT}",
+    ),
+    "loss_epoch.png": (
+        "Validation loss against epoch",
+        f"{_BAND} {_CUT} Heads with different scales can differ in loss without differing in accuracy.",
+    ),
+}
+
+
+def build_report(
+    records: RunRecords, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
+) -> list[Block]:
+    """All blocks of the report, verdict first."""
+    blocks: list[Block] = [
+        Heading(summary["name"], level=1),
+        Verdict(_sentence_case(summary["verdict"]), overall_outcome(summary)),
+    ]
+    if summary["description"]:
+        blocks.append(Paragraph(summary["description"]))
+    if summary["notes"]:
+        blocks += [
+            Heading("Before you rely on it", 3),
+            Bullets([_sentence_case(note) for note in summary["notes"]]),
+        ]
+    if summary["unfinished"]:
+        missing = [[run["arm"], str(run["seed"]), run["state"]] for run in summary["unfinished"]]
+        blocks += [
+            Heading("Unfinished trainings"),
+            Paragraph(
+                "They are left out of every mean and difference. etfhead run with --resume finishes them."
+            ),
+            Table(["arm", "seed", "state"], missing, frozenset({0, 2})),
+        ]
+    blocks += result_tables.accuracy(summary)
+    blocks += result_tables.differences(summary)
+    blocks += _figures(pictures, "differences.png")
+    if any(name != "differences.png" for name in pictures):
+        blocks.append(Heading("Learning curves"))
+        blocks += _figures(pictures, "accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png")
+    blocks += result_tables.way_to_target(summary)
+    blocks += result_tables.cost(summary)
+    blocks += result_tables.every_seed(summary)
+    blocks += _setup(records)
+    blocks += [Heading("How to read this"), Bullets(_reading(summary))]
+    return blocks + _reproduce(records)
+
+
+def _figures(pictures: Mapping[str, bytes], *names: str) -> list[Block]:
+    figures = [(name, *_CAPTIONS[name]) for name in names if name in pictures]
+    return [Figure(name, alt, f"{alt}. {caption}") for name, alt, caption in figures]
+
+
+def _setup(records: RunRecords) -> list[Block]:
+    names = list(dict.fromkeys(key for arm in records.recipe["arms"].values() for key in arm or {}))
+    names = [
+        key
+        for key in names
+        if any((arm or {}).get(key) is not None for arm in records.recipe["arms"].values())
+    ]
+    rows = [
+        [arm, *("default" if (options or {}).get(key) is None else str(options[key]) for key in names)]
+        for arm, options in records.recipe["arms"].items()
+    ]
+    data_notes = records.data.get("notes")
+    blocks: list[Block] = [
+        Heading("Arms"),
+        Paragraph("The arms differ in these options and in nothing else."),
+        Table(["arm", *names], rows, frozenset(range(len(names) + 1))),
+        Heading("Budget and setup"),
+        settings_table(records.recipe),
+    ]
+    for title, table in (
+        ("Data", data_table(records.data)),
+        ("Environment", environment_table(records.environment)),
+    ):
+        if table is not None:
+            blocks += [Heading(title, 3), table]
+        if title == "Data" and isinstance(data_notes, list) and data_notes:
+            blocks.append(Bullets([str(note) for note in data_notes]))
+    return blocks
+
+
+def _reading(summary: Mapping[str, Any]) -> list[str]:
+    items = [
+        "Pairing: arms of one seed share the initial weights of everything but the head, the order of the "
+        "images and their augmentation. What is judged is the difference within a seed.",
+        f"Interval: Student's t at {100 * (1 - ALPHA):.0f} % for the mean difference over seeds. It covers "
+        "the luck of initialisation and data order for this data and this split, not the luck of which "
+        "images are in the test set; with few seeds it is wide.",
+        "Verdict: helped or hurt only when the interval of the primary figure (test accuracy at the best "
+        f"validation epoch) leaves out zero, with at least {MIN_SEEDS} common seeds. 'No measurable "
+        "difference' is no proof of equality: the interval says how large a difference the data still allow.",
+        "Selection: the best epoch is chosen on the validation split, never on the test set. The test set is "
+        "read once per training, after its end, for the best and for the last weights.",
+    ]
+    if summary["comparisons"] > 1:
+        items.append(_several(summary))
+    return items
+
+
+def _several(summary: Mapping[str, Any]) -> str:
+    text = (
+        f"Several comparisons: {summary['comparisons']} contenders meet one baseline. The intervals shown "
+        "are not adjusted for that; "
+    )
+    if summary["holm"]:
+        return text + "the p-values and verdicts are (Holm's method)."
+    chance = 100 * ALPHA * summary["comparisons"]
+    return text + (
+        f"nor are the verdicts (they are from {HOLM_FROM} comparisons on), so the chance of at least one "
+        f"false alarm is up to {chance:.0f} %."
+    )
+
+
+def _reproduce(records: RunRecords) -> list[Block]:
+    command = records.environment.get("command")
+    blocks: list[Block] = [Heading("How to reproduce")]
+    if isinstance(command, str) and len(command.split()) > 1:  # one word: started from Python
+        blocks += [Paragraph("This run was started with"), Code(" ".join(command.split()))]
+    folder = shlex.quote(records.folder.resolve().name)
+    blocks += [
+        Paragraph("The recipe beside this report is complete; from the folder above it, repeat the run with"),
+        Code(
+            f"etfhead run {folder}/recipe.yaml --out {shlex.quote(records.folder.resolve().name + '-again')}"
+        ),
+    ]
+    return blocks
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:] if text.startswith(("the ", "no ", "against ")) else text

@@ -1,0 +1,101 @@
+"""Settings, data and environment of a run as two-column tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etfhead.experiment.report.document import Table
+
+__all__ = ["data_table", "environment_table", "settings_table"]
+
+# What decides a result, in reading order; the rest of the recipe is in recipe.yaml.
+_SETTINGS = (
+    "model",
+    "pretrained",
+    "initial_checkpoint",
+    "img_size",
+    "dataset",
+    "train_limit",
+    "val_fraction",
+    "epochs",
+    "batch_size",
+    "opt",
+    "lr",
+    "weight_decay",
+    "sched",
+    "warmup_epochs",
+    "smoothing",
+    "no_aug",
+    "crop_padding",
+    "hflip",
+    "aa",
+    "reprob",
+    "mixup",
+    "cutmix",
+    "drop",
+    "drop_path",
+    "clip_grad",
+    "model_ema",
+    "amp_dtype",
+    "torchcompile",
+    "seeds",
+    "baseline",
+)
+_AUGMENTATION = ("crop_padding", "hflip", "aa", "reprob")
+_TWO_WORDS = frozenset({0, 1})
+
+
+def settings_table(recipe: Mapping[str, Any]) -> Table:
+    """The settings all arms share, without the knobs that are off."""
+    rows = []
+    for key in _SETTINGS:
+        value = recipe.get(key)
+        off = value is None or (key in _AUGMENTATION and recipe.get("no_aug"))
+        if not off and (value not in (False, 0, 0.0) or key in ("pretrained", "weight_decay")):
+            rows.append([key, _show(value)])
+    return Table(["setting", "value"], rows, _TWO_WORDS)
+
+
+def data_table(data: Mapping[str, Any]) -> Table | None:
+    """What was trained and tested on; ``None`` where the run did not record it."""
+    return _facts({key: value for key, value in data.items() if key != "notes"})
+
+
+def environment_table(environment: Mapping[str, Any]) -> Table | None:
+    """Versions and hardware; the command has a section of its own."""
+    return _facts({key: value for key, value in environment.items() if key != "command"})
+
+
+def _facts(facts: Mapping[str, Any]) -> Table | None:
+    rows = [[key, _show(value)] for key, value in _flat(facts) if value is not None and value != []]
+    return Table(["fact", "value"], rows, _TWO_WORDS) if rows else None
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
+    return flat
+
+
+def _show(value: Any) -> str:
+    """One short line, however long the value.
+
+    >>> _show(True), _show([3, 4]), _show(list(range(100)))
+    ('yes', '3, 4', '100 values from 0 to 99')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return str(value)
+    if len(value) <= 12:
+        return ", ".join(_show(item) for item in value)
+    if all(isinstance(item, int | float) for item in value):
+        return f"{len(value)} values from {min(value)} to {max(value)}"
+    return f"{len(value)} values: {value[0]}, {value[1]}, … {value[-1]}"

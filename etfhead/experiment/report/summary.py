@@ -1,0 +1,258 @@
+"""From a run folder to the numbers of its report: per arm and seed, paired with the baseline.
+
+``summary.json`` is what :func:`summarize` returns. Its keys are stable; later versions may add some:
+
+* ``schema``: 1. ``name``, ``description``, ``baseline``, ``primary`` (``test_top1_best``), ``confidence``.
+* ``seeds``; ``finished`` and ``expected`` (numbers of trainings); ``test_images`` (null when unknown).
+* ``comparisons`` (contenders that get a p-value), ``holm`` (whether verdicts are adjusted for them).
+* ``target``: ``val_top1`` (percent, or null) and ``source`` (``recipe``, ``automatic`` or null).
+* ``arms.<arm>``: ``settings`` (the arm's options), ``fixed`` (its class vectors are not trained),
+  ``seeds_finished``; ``figures.<figure>`` with ``n``, ``mean``, ``std``, ``values`` by seed;
+  ``target`` with ``reached``, ``of`` and the medians ``epochs``, ``steps``, ``seconds`` (null: the median
+  seed never reached it); and, except for the baseline, ``differences.<figure>`` and ``ratios.<figure>``
+  (``mean``, ``std``, ``low``, ``high``, ``p_value``, ``values``, ``above``, ``below``) and ``verdict``
+  (``outcome``, ``outcome_last``, ``p_value``, ``sentence``).
+* ``runs``: one flat row per arm and seed, the columns of ``summary.csv`` (:data:`COLUMNS`).
+* ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
+
+Accuracies and ECE are percentages, differences percentage points, times seconds, sizes bytes. Epochs are
+counted from 1 here (``metrics.jsonl`` counts from 0). Figures ending in ``_best`` belong to the epoch with
+the best validation accuracy, those ending in ``_last`` to the last epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from etfhead.experiment.report import verdict
+from etfhead.experiment.report.records import RunRecords, SeedRecord, number, read_run
+from etfhead.experiment.report.stats import (
+    ALPHA,
+    HOLM_FROM,
+    MIN_SEEDS,
+    Paired,
+    describe,
+    holm,
+    judge,
+    median_with_misses,
+    paired_difference,
+    paired_ratio,
+)
+
+__all__ = ["COLUMNS", "PRIMARY", "summarize", "summarize_records"]
+
+PRIMARY = "test_top1_best"
+
+_TEST = ("test_top1", "test_loss", "test_ece")
+_WHOLE_RUN = (
+    "epochs",
+    "steps",
+    "images_per_s",
+    "train_time",
+    "peak_memory_bytes",
+    "params_total",
+    "params_trainable",
+    "params_head",
+    "head_bytes",
+    "optimizer_state_bytes",
+    "optimizer_state_bytes_head",
+)
+_ACCURACY = (
+    *(f"{key}_{when}" for key in _TEST for when in ("best", "last")),
+    "val_top1_best",
+    "val_top1_last",
+)
+_RATIOS = ("images_per_s", "train_time", "peak_memory_bytes")
+_TARGET = ("target_epochs", "target_steps", "target_seconds")
+
+COLUMNS = (
+    "arm",
+    "seed",
+    "state",
+    *_ACCURACY,
+    "best_epoch",
+    *_WHOLE_RUN,
+    "target_val_top1",
+    *_TARGET,
+    "device",
+)
+
+
+def summarize(run_dir: str | Path) -> dict[str, Any]:
+    """Summarise a run folder, whether or not all its arms have finished.
+
+    Args:
+        run_dir: A folder written by ``etfhead run``.
+
+    Returns:
+        A JSON-able dictionary; the keys are listed at the top of this module.
+
+    Raises:
+        ValueError: ``run_dir`` is no run folder, or its ``recipe.yaml`` is damaged.
+    """
+    return summarize_records(read_run(run_dir))
+
+
+def summarize_records(records: RunRecords) -> dict[str, Any]:
+    """Summarise records that :func:`~etfhead.experiment.report.records.read_run` has already read."""
+    recipe, baseline = records.recipe, records.recipe["baseline"]
+    target, source = _target(records)
+    rows = [_row(run, target) for seeds in records.runs.values() for run in seeds.values()]
+    arms = {arm: _arm(records, arm, rows) for arm in records.runs}
+    comparisons = _compare(arms, baseline)
+    summary: dict[str, Any] = {
+        "schema": 1,
+        "name": str(recipe.get("name") or records.folder.resolve().name),
+        "description": str(recipe.get("description") or ""),
+        "baseline": baseline,
+        "primary": PRIMARY,
+        "confidence": 1 - ALPHA,
+        "test_images": _test_images(records),
+        "seeds": list(recipe["seeds"]),
+        "finished": sum(len(arm["seeds_finished"]) for arm in arms.values()),
+        "expected": len(rows),
+        "comparisons": comparisons,
+        "holm": comparisons >= HOLM_FROM,
+        "target": {"val_top1": target, "source": source},
+        "arms": arms,
+        "runs": rows,
+        "unfinished": [
+            {"arm": run.arm, "seed": run.seed, "state": run.state}
+            for seeds in records.runs.values()
+            for run in seeds.values()
+            if not run.finished
+        ],
+        "notes": [*records.notes, *_device_notes(rows), *_data_notes(recipe)],
+    }
+    for arm, entry in arms.items():
+        if arm != baseline:
+            entry["verdict"]["sentence"] = verdict.contender_sentence(summary, arm)
+    summary["notes"] += verdict.disagreements(summary)
+    summary["verdict"] = verdict.overall_sentence(summary)
+    return summary
+
+
+def _target(records: RunRecords) -> tuple[float | None, str | None]:
+    """The recipe's target, else one point below the baseline's mean best validation accuracy."""
+    stated = number(records.recipe, "target_accuracy")
+    if stated is not None:
+        return stated, "recipe"
+    best = [_best_validation(run) for run in records.finished(records.recipe["baseline"]).values()]
+    spread = describe([value for value in best if value is not None])
+    return (None, None) if spread is None else (spread.mean - 1.0, "automatic")
+
+
+def _best_validation(run: SeedRecord) -> float | None:
+    values = [value for row in run.history if (value := number(row, "val_top1")) is not None]
+    return max(values, default=None)
+
+
+def _row(run: SeedRecord, target: float | None) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row.update(arm=run.arm, seed=run.seed, state=run.state, target_val_top1=target)
+    if run.result is None:
+        row["epochs"] = len(run.history) or None
+        return row
+    for when in ("best", "last"):
+        for key in _TEST:
+            row[f"{key}_{when}"] = number(run.result[when], key)
+    best_epoch = number(run.result["best"], "epoch")
+    row["best_epoch"] = None if best_epoch is None else int(best_epoch) + 1
+    row["val_top1_best"] = _best_validation(run)
+    row["val_top1_last"] = number(run.history[-1], "val_top1") if run.history else None
+    row.update({key: _exact(run.result, key) for key in _WHOLE_RUN})
+    row["device"] = run.result.get("device")
+    for entry in run.history:
+        value = number(entry, "val_top1")
+        if target is not None and value is not None and value >= target:
+            row["target_epochs"] = entry["epoch"] + 1
+            row["target_steps"] = _exact(entry, "step")
+            row["target_seconds"] = number(entry, "train_time")
+            break
+    return row
+
+
+def _exact(mapping: Mapping[str, Any], key: str) -> float | None:
+    """A finite number that stays a whole one if it was."""
+    return None if number(mapping, key) is None else mapping[key]
+
+
+def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = {key: value for key, value in (records.recipe["arms"][arm] or {}).items() if value is not None}
+    done = [row for row in rows if row["arm"] == arm and row["state"] == "finished"]
+    figures = {}
+    for key in (*_ACCURACY, *_WHOLE_RUN):
+        values = {row["seed"]: row[key] for row in done if row[key] is not None}
+        spread = describe(list(values.values()))
+        figures[key] = None if spread is None else {**asdict(spread), "values": values}
+    return {
+        "settings": settings,
+        "fixed": settings.get("head") == "etf",
+        "seeds_finished": [row["seed"] for row in done],
+        "figures": figures,
+        "target": {
+            "reached": sum(row["target_epochs"] is not None for row in done),
+            "of": len(done),
+            **{
+                key.removeprefix("target_"): median_with_misses([row[key] for row in done]) for key in _TARGET
+            },
+        },
+    }
+
+
+def _compare(arms: dict[str, dict[str, Any]], baseline: str) -> int:
+    """Add differences, ratios and outcomes to every contender; return the number of comparisons."""
+    last: dict[str, Paired | None] = {}
+    primary: dict[str, Paired | None] = {}
+    for arm, entry in arms.items():
+        if arm == baseline:
+            continue
+        pairs = {key: _paired(arms, arm, baseline, key, paired_difference) for key in _ACCURACY}
+        ratios = {key: _paired(arms, arm, baseline, key, paired_ratio) for key in _RATIOS}
+        entry["differences"] = {key: None if pair is None else asdict(pair) for key, pair in pairs.items()}
+        entry["ratios"] = {key: None if pair is None else asdict(pair) for key, pair in ratios.items()}
+        primary[arm], last[arm] = pairs[PRIMARY], pairs["test_top1_last"]
+    adjusted, adjusted_last = _adjusted(primary), _adjusted(last)
+    for arm, pair in primary.items():
+        arms[arm]["verdict"] = {
+            "outcome": judge(pair, adjusted.get(arm)),
+            "outcome_last": judge(last[arm], adjusted_last.get(arm)),
+            "p_value": adjusted.get(arm),
+        }
+    return len(adjusted)
+
+
+def _paired(arms: Mapping[str, Any], arm: str, baseline: str, key: str, how: Any) -> Paired | None:
+    ours, theirs = arms[arm]["figures"][key], arms[baseline]["figures"][key]
+    return None if ours is None or theirs is None else how(ours["values"], theirs["values"])
+
+
+def _adjusted(pairs: Mapping[str, Paired | None]) -> dict[str, float]:
+    raw = {
+        arm: pair.p_value
+        for arm, pair in pairs.items()
+        if pair is not None and pair.p_value is not None and pair.n >= MIN_SEEDS
+    }
+    return raw if len(raw) < HOLM_FROM else dict(zip(raw, holm(list(raw.values())), strict=True))
+
+
+def _test_images(records: RunRecords) -> int | None:
+    sizes = records.data.get("sizes")
+    size = number(sizes, "test") if isinstance(sizes, Mapping) else None
+    return int(size) if size is not None and size > 0 else None
+
+
+def _data_notes(recipe: Mapping[str, Any]) -> list[str]:
+    if recipe.get("dataset") != "synthetic":
+        return []
+    return ["the images are synthetic: this run shows that the software works and says nothing about heads"]
+
+
+def _device_notes(rows: list[dict[str, Any]]) -> list[str]:
+    devices = sorted({str(row["device"]) for row in rows if row["device"]})
+    if len(devices) < 2:
+        return []
+    return [f"trained on different devices ({', '.join(devices)}): speed, time and memory do not compare"]

@@ -1,0 +1,139 @@
+"""The verdict in words. The rule behind it is in :mod:`etfhead.experiment.report.stats`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from etfhead.experiment.report.formatting import mean_std, signed
+from etfhead.experiment.report.stats import HOLM_FROM, MIN_SEEDS
+
+__all__ = ["OUTCOMES", "contender_sentence", "disagreements", "overall_outcome", "overall_sentence"]
+
+OUTCOMES = {
+    "helped": "helped",
+    "hurt": "hurt",
+    "no_measurable_difference": "no measurable difference",
+    "no_spread": "no verdict: equal differences on every seed",
+    "too_few_seeds": "too few seeds for a verdict",
+    "no_data": "no verdict: no finished seed in common",
+}
+
+
+def contender_sentence(summary: Mapping[str, Any], arm: str) -> str:
+    """One sentence about one contender, with the numbers it rests on."""
+    return f"{_subject(summary, arm)} {_clause(summary, arm)}."
+
+
+def overall_sentence(summary: Mapping[str, Any]) -> str:
+    """The whole comparison in one sentence: fixed heads first, losses beside wins."""
+    baseline = summary["baseline"]
+    figure = summary["arms"][baseline]["figures"][summary["primary"]]
+    contenders = [arm for arm in summary["arms"] if arm != baseline]
+    contenders.sort(key=lambda arm: not summary["arms"][arm]["fixed"])
+    if not contenders:
+        return f"There is no contender beside the baseline {baseline}, so there is nothing to compare."
+    if figure is None:
+        return f"No verdict yet: the baseline {baseline} has no finished seed."
+    text = f"Against {baseline} ({mean_std(figure)} % test accuracy), "
+    if len(contenders) < HOLM_FROM:
+        text += "; ".join(f"{_subject(summary, arm)} {_clause(summary, arm)}" for arm in contenders)
+    else:
+        text += _grouped(summary, contenders)
+    remarks = []
+    if summary["holm"]:
+        remarks.append(f"verdicts adjusted for {summary['comparisons']} comparisons")
+    missing = summary["expected"] - summary["finished"]
+    if missing:
+        remarks.append(f"preliminary: {missing} of {summary['expected']} trainings unfinished")
+    return text + (f" ({'; '.join(remarks)})" if remarks else "") + "."
+
+
+def overall_outcome(summary: Mapping[str, Any]) -> str:
+    """The outcome that all fixed heads share (all contenders where none is fixed), else ``mixed``."""
+    contenders = [entry for arm, entry in summary["arms"].items() if arm != summary["baseline"]]
+    fixed = [entry for entry in contenders if entry["fixed"]]
+    outcomes = {entry["verdict"]["outcome"] for entry in fixed or contenders}
+    return outcomes.pop() if len(outcomes) == 1 else "mixed"
+
+
+def disagreements(summary: Mapping[str, Any]) -> list[str]:
+    """Notes on contenders whose verdict depends on the choice of the epoch."""
+    notes = []
+    for arm, entry in summary["arms"].items():
+        judged = entry.get("verdict")
+        if judged and judged["outcome"] != judged["outcome_last"]:
+            best, last = OUTCOMES[judged["outcome"]], OUTCOMES[judged["outcome_last"]]
+            where = f"{best} at the best validation epoch, {last} at the last epoch"
+            notes.append(f"{arm}: the verdict depends on the epoch: {where}")
+    return notes
+
+
+def _subject(summary: Mapping[str, Any], arm: str) -> str:
+    return f"the {'fixed' if summary['arms'][arm]['fixed'] else 'learnable'} head {arm}"
+
+
+def _clause(summary: Mapping[str, Any], arm: str) -> str:
+    pair = summary["arms"][arm]["differences"][summary["primary"]]
+    judged = summary["arms"][arm]["verdict"]
+    if pair is None:
+        return "has no verdict, because it shares no finished seed with the baseline"
+    seeds = len(pair["values"])
+    mean = f"{signed(pair['mean'])} points"
+    if judged["outcome"] == "too_few_seeds":
+        have = f"{seeds} paired seed{'s' if seeds > 1 else ''} of the {MIN_SEEDS} needed"
+        return f"has too few seeds for a verdict ({have}; so far {mean})"
+    if judged["outcome"] == "no_spread":
+        return f"has no verdict (exactly {mean} on each of {seeds} seeds: no spread to judge by)"
+    if pair["low"] is None:
+        return f"made no measurable difference (equal accuracy on each of {seeds} seeds)"
+    low, high = signed(pair["low"]), signed(pair["high"])
+    if judged["outcome"] != "no_measurable_difference":
+        return f"{judged['outcome']}: {mean} (95 % interval {low} to {high}, {seeds} seeds)"
+    if _leaves_out_zero(summary, arm):
+        adjusting = f"only before adjusting for {summary['comparisons']} comparisons"
+        hedge = f"its 95 % interval {low} to {high} leaves out zero, but {adjusting}"
+    else:
+        hedge = f"the data allow between {low} and {high} points"
+    return f"made no measurable difference ({mean}; {hedge}, {seeds} seeds)"
+
+
+def _grouped(summary: Mapping[str, Any], contenders: list[str]) -> str:
+    parts = []
+    for kind in ("fixed", "learnable"):
+        group = [arm for arm in contenders if summary["arms"][arm]["fixed"] == (kind == "fixed")]
+        if group:
+            heads = f"the only {kind} head" if len(group) == 1 else f"of {len(group)} {kind} heads"
+            parts.append(f"{heads} {_tally(summary, group)}")
+    return "; ".join(parts)
+
+
+def _tally(summary: Mapping[str, Any], group: list[str]) -> str:
+    by_outcome: dict[str, list[str]] = {}
+    for arm in group:
+        by_outcome.setdefault(summary["arms"][arm]["verdict"]["outcome"], []).append(arm)
+    parts = []
+    for outcome in ("helped", "hurt"):
+        named = [f"{arm} {_mean(summary, arm)}" for arm in by_outcome.pop(outcome, [])]
+        many = f"{len(named)} " if len(group) > 1 else ""
+        parts.append(f"{many}{outcome} ({', '.join(named)})" if named else "")
+    same = by_outcome.pop("no_measurable_difference", [])
+    if same:
+        text = f"{len(same) if len(group) > 1 else ''} made no measurable difference".strip()
+        close = sum(_leaves_out_zero(summary, arm) for arm in same)
+        hedge = f" (for {close} of them only the unadjusted interval leaves out zero)"
+        parts.append(text + (hedge if close else ""))
+    open_ = sum(len(arms) for arms in by_outcome.values())
+    if open_:
+        parts.append(f"{open_ if len(group) > 1 else ''} got no verdict".strip())
+    parts = [part for part in parts if part]
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _leaves_out_zero(summary: Mapping[str, Any], arm: str) -> bool:
+    pair = summary["arms"][arm]["differences"][summary["primary"]]
+    return pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0)
+
+
+def _mean(summary: Mapping[str, Any], arm: str) -> str:
+    return signed(summary["arms"][arm]["differences"][summary["primary"]]["mean"])

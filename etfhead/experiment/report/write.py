@@ -1,0 +1,151 @@
+"""The report of a run folder: page, Markdown, pictures, tables of figures, and a table for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etfhead.experiment.files import atomic_write, write_json, write_text
+from etfhead.experiment.report import formatting as fmt
+from etfhead.experiment.report.document import Table
+from etfhead.experiment.report.html import render_html
+from etfhead.experiment.report.markdown import render_markdown, text_table
+from etfhead.experiment.report.records import NOT_STARTED, read_run
+from etfhead.experiment.report.summary import COLUMNS, summarize_records
+
+__all__ = ["FILES", "format_table", "write_report"]
+
+PICTURES = ("accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png", "differences.png")
+FILES = ("summary.csv", "summary.json", "report.md", "report.html", *PICTURES)
+
+_WIDTH = 100
+_NAME_WIDTH = 22
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write the report of a run, finished or not, into its folder.
+
+    The files are :data:`FILES`; each is replaced as a whole, and pictures that an earlier report drew and
+    this one cannot are removed.
+
+    Args:
+        run_dir: A folder written by ``etfhead run``.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        ValueError: ``run_dir`` is no run folder, or its ``recipe.yaml`` is damaged.
+        OSError: The folder cannot be written; files already there stay whole.
+    """
+    from etfhead.experiment.report.plots import draw
+    from etfhead.experiment.report.sections import build_report
+
+    records = read_run(run_dir)
+    summary = summarize_records(records)
+    pictures = draw(records, summary)
+    blocks = build_report(records, summary, pictures)
+    folder = records.folder
+    write_json(folder / "summary.json", summary)
+    write_text(folder / "summary.csv", _csv(summary))
+    for name in PICTURES:
+        if name in pictures:
+            _write_bytes(folder / name, pictures[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
+    write_text(folder / "report.md", render_markdown(blocks))
+    return write_text(folder / "report.html", render_html(blocks, f"{summary['name']}: report", pictures))
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """The comparison as plain text for a terminal of 100 columns, ending with the verdict.
+
+    Args:
+        summary: What :func:`~etfhead.experiment.report.summary.summarize` returned.
+    """
+    rows = []
+    for arm, entry in summary["arms"].items():
+        figures = entry["figures"]
+        rows.append(
+            [
+                _shorten(arm),
+                fmt.mean_std(figures["test_top1_best"]),
+                *_against_baseline(summary, entry, arm),
+                _mean(figures["test_top1_last"], ".2f"),
+                _mean(figures["test_ece_best"], ".2f"),
+                _mean(figures["images_per_s"], ",.0f"),
+                _mean(figures["params_head"], ",.0f"),
+            ]
+        )
+    header = ["arm", "test acc. %", "diff.", "95 % interval", "last", "ECE", "images/s", "head params"]
+    seeds = ", ".join(str(seed) for seed in summary["seeds"])
+    done = f"{summary['finished']} of {summary['expected']} trainings finished"
+    lines = [
+        f"{summary['name']}: {done}, seeds {seeds}",
+        "",
+        *text_table(Table(header, rows)),
+        "",
+        "test acc.: best validation epoch, mean ± std; diff.: points against the baseline, paired by seed;",
+        "last: last epoch; head params: trained ones",
+        "",
+    ]
+    lines += [line for note in summary["notes"] for line in _wrap(f"Note: {note}.")]
+    lines += [line for text in _unfinished(summary) for line in _wrap(text)]
+    if summary["notes"] or summary["unfinished"]:
+        lines.append("")
+    lines += _wrap(summary["verdict"])
+    # Terminals and the tools behind a pipe expect the hyphen that they can search for.
+    return "\n".join(lines).replace(fmt.MINUS, "-").replace(fmt.MISSING, "-")
+
+
+def _unfinished(summary: Mapping[str, Any]) -> list[str]:
+    """One sentence a training that stopped, and one for all those that were never begun."""
+    lines = []
+    waiting: dict[str, list[str]] = {}
+    for run in summary["unfinished"]:
+        if run["state"] == NOT_STARTED:
+            waiting.setdefault(run["arm"], []).append(str(run["seed"]))
+        else:
+            lines.append(f"Unfinished: {run['arm']}, seed {run['seed']}: {run['state']}.")
+    if waiting:
+        arms = "; ".join(f"{arm}, seed {', '.join(seeds)}" for arm, seeds in waiting.items())
+        lines.append(f"Not started: {arms}.")
+    return lines
+
+
+def _against_baseline(summary: Mapping[str, Any], entry: Mapping[str, Any], arm: str) -> tuple[str, str]:
+    if arm == summary["baseline"]:
+        return "", "baseline"
+    pair = entry["differences"][summary["primary"]]
+    return fmt.signed(pair and pair["mean"]), fmt.interval(pair)
+
+
+def _mean(figure: Mapping[str, Any] | None, spec: str) -> str:
+    return fmt.MISSING if figure is None else format(figure["mean"], spec)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _csv(summary: Mapping[str, Any]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary["runs"])
+    return buffer.getvalue()
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    def write(file: Any) -> None:
+        file.write(data)
+
+    atomic_write(path, write)

@@ -1,0 +1,138 @@
+"""Which output folders a run may use, and which files in one are a run's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from etfhead.errors import CheckpointError
+from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.training.checkpoint import PREVIOUS, STATE
+from etfhead.experiment.training.fingerprint import differences, shared_settings
+
+__all__ = ["ENVIRONMENT", "check_folder", "check_same_data", "clear_folder", "is_run_folder", "seed_folder"]
+
+ENVIRONMENT = "env.json"
+SEED_FILES = (STATE, PREVIOUS, "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json")
+RUN_FILES = ("recipe.yaml", ENVIRONMENT, "data.json")
+
+
+def seed_folder(out: Path, arm: str, seed: int) -> Path:
+    """Folder of one arm and seed."""
+    return out / "arms" / arm / f"seed{seed}"
+
+
+def is_run_folder(out: Path) -> bool:
+    """Whether etfhead started a run here: a stray recipe.yaml does not make a folder one."""
+    try:
+        environment = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(environment, dict) and "etfhead" in environment
+
+
+def check_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that this run must not touch. Nothing is written.
+
+    Raises:
+        ValueError: The folder holds foreign files, or a run that may neither be continued nor replaced.
+        CheckpointError: ``resume`` of a run with other settings.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume continues a run and --overwrite deletes it: give one of them")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"out: {out} is a file; expected a folder that is empty or does not exist")
+    if not any(out.iterdir()):
+        return
+    if not is_run_folder(out):
+        raise ValueError(
+            f"out: {out} holds files that are not a run of etfhead; choose an empty folder with --out"
+        )
+    if not resume and not overwrite:
+        raise ValueError(
+            f"out: {out} holds a run; --resume continues it, --overwrite deletes it and starts again, "
+            "--out writes elsewhere"
+        )
+    if resume:
+        _check_same_settings(out, recipe)
+
+
+def _check_same_settings(out: Path, recipe: Recipe) -> None:
+    """Arms of one folder are compared with each other: they must share everything but head and loss."""
+    earlier = _earlier_recipe(out)
+    if earlier is None:
+        return
+    advice = "use the same settings, another --out, or --overwrite"
+    if differs := differences(shared_settings(earlier), shared_settings(recipe)):
+        raise CheckpointError(f"--resume: {out} holds a run with other settings ({differs}); {advice}")
+    for name, arm in recipe.arms.items():
+        if name in earlier.arms and (differs := differences(vars(earlier.arms[name]), vars(arm))):
+            raise CheckpointError(f"--resume: arm {name!r} of {out} has other options ({differs}); {advice}")
+
+
+def check_same_data(out: Path, digest: str) -> None:
+    """Refuse to continue a run on other images or another split.
+
+    Raises:
+        CheckpointError: ``data.json`` of the run has another digest.
+    """
+    try:
+        earlier = json.loads((out / "data.json").read_text(encoding="utf-8"))["digest"]
+    except (OSError, ValueError, KeyError, TypeError):  # stopped before it was written: nothing to compare
+        return
+    if earlier != digest:
+        raise CheckpointError(
+            f"--resume: {out} was run on other data (digest {earlier} there, {digest} now); restore the data "
+            "of that run, or choose another --out"
+        )
+
+
+def _earlier_recipe(out: Path) -> Recipe | None:
+    from etfhead.experiment.schema import recipe_from_dict
+
+    path = out / "recipe.yaml"
+    if not path.exists():  # stopped before it was written: then nothing was trained either
+        return None
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return recipe_from_dict(content, str(path))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise CheckpointError(
+            f"--resume: {path} is damaged ({str(error).splitlines()[0]}); "
+            "restore it from the recipe of the run, or start again with --overwrite"
+        ) from error
+
+
+def clear_folder(out: Path) -> None:
+    """Delete what a run and its report write, by name; anybody else's file stays, with its folder."""
+    for folder in sorted((out / "arms").glob("*/seed*")):
+        _remove(folder, SEED_FILES)
+    for folder in sorted((out / "arms").glob("*")):
+        _remove(folder, ())
+    _remove(out / "arms", ())
+    _remove_files(out, RUN_FILES + _report_files())
+
+
+def _report_files() -> tuple[str, ...]:
+    from etfhead.experiment.report import FILES
+
+    return tuple(FILES)
+
+
+def _remove(folder: Path, names: tuple[str, ...]) -> None:
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    _remove_files(folder, names)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _remove_files(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        for path in (folder / name, folder / f"{name}.tmp"):
+            path.unlink(missing_ok=True)

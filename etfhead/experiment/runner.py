@@ -1,0 +1,199 @@
+"""A whole comparison: every arm with every seed into one folder, then the report."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etfhead.errors import CheckpointError, Interrupted
+from etfhead.experiment.data import Splits, load_data
+from etfhead.experiment.data.rng import preserved_rng
+from etfhead.experiment.environment import describe_environment
+from etfhead.experiment.files import write_json, write_text
+from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.run_folder import (
+    ENVIRONMENT,
+    check_folder,
+    check_same_data,
+    clear_folder,
+    is_run_folder,
+    seed_folder,
+)
+from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.experiment.training.checkpoint import StateFile
+from etfhead.experiment.training.engine import Trainer
+from etfhead.experiment.training.fingerprint import differences, make_fingerprint
+from etfhead.experiment.training.outcome import conclude
+from etfhead.experiment.training.progress import ProgressBar, say
+from etfhead.experiment.training.session import Session, build_optimizer, build_scheduler, make_accelerator
+from etfhead.experiment.training.signals import StopRequest
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train every arm with every seed, seed by seed, and write the report.
+
+    Everything that can be refused is refused before the first step and before a file changes. Under
+    ``accelerate launch`` or ``torchrun`` the processes share each batch; the first one writes.
+
+    Args:
+        recipe: The comparison.
+        out: Run folder; see the design of the files in :mod:`~etfhead.experiment.run_folder`.
+        resume: Continue the run in ``out``: finished arms stay, an interrupted one goes on from its
+            checkpoint to the numbers of an uninterrupted run, new arms and seeds are added.
+        overwrite: Delete the run in ``out`` first.
+
+    Returns:
+        Path: ``out``.
+
+    Raises:
+        ValueError: If folder, recipe, data or an arm does not allow the run.
+        CheckpointError: If ``resume`` finds no usable checkpoint, or another run's.
+        TrainingError: If numbers stop being finite.
+        Interrupted: If SIGINT or SIGTERM came; the checkpoint is written.
+        OSError: If the folder cannot be written.
+    """
+    from etfhead.experiment.report import write_report
+
+    out = Path(out)
+    check_folder(out, recipe, resume=resume, overwrite=overwrite)
+    with preserved_rng(), make_accelerator(recipe) as accelerator:
+        splits = load_data(recipe)
+        if resume:
+            check_same_data(out, splits.info["digest"])
+        _check_arms(recipe, splits)
+        if accelerator.is_main_process:
+            _prepare_folder(out, recipe, splits, overwrite=overwrite)
+        accelerator.wait_for_everyone()
+        with StopRequest() as stop:
+            jobs = [(arm, seed) for seed in recipe.seeds for arm in recipe.arms]
+            for count, (arm, seed) in enumerate(jobs, start=1):
+                if stop.signum is not None:
+                    raise Interrupted(stop.signum)
+                title = f"[{count}/{len(jobs)}] {arm} seed {seed}"
+                _run_one(recipe, arm, seed, splits=splits, out=out, stop=stop, title=title)
+                if accelerator.device.type == "cuda":  # or this run's memory would count for the next one
+                    gc.collect()
+                    torch.cuda.empty_cache()
+        if accelerator.is_main_process:
+            write_report(out)
+        accelerator.wait_for_everyone()
+    return out
+
+
+def _run_one(
+    recipe: Recipe, arm: str, seed: int, *, splits: Splits, out: Path, stop: StopRequest, title: str
+) -> None:
+    # A new one for each run: the loss scale of float16 training must not pass from arm to arm.
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    folder = seed_folder(out, arm, seed)
+    fingerprint = make_fingerprint(
+        recipe, arm, seed, data_digest=splits.info["digest"], processes=accelerator.num_processes
+    )
+    if _is_complete(folder, fingerprint):
+        if accelerator.is_main_process:
+            say(f"{title}: complete already")
+        return
+    states = StateFile(folder, fingerprint)
+    state, notes = states.load()
+    if state is None and (folder / "metrics.jsonl").exists():
+        raise CheckpointError(
+            f"{folder}: epochs were finished but no checkpoint is left; delete this folder to train the arm "
+            "and seed from the start"
+        )
+    session = Session.build(recipe, arm, seed, splits, accelerator)
+    trainer = Trainer(
+        recipe, arm, seed, session=session, states=states, num_classes=splits.num_classes, stop=stop
+    )
+    if state is not None:
+        trainer.resume(state)
+        notes.append(f"continues from {trainer.where()}")
+    hidden = not accelerator.is_main_process
+    for note in notes if not hidden else ():
+        say(f"{title}: {note}")
+    images = recipe.epochs * session.steps_per_epoch * session.share * accelerator.num_processes
+    done = trainer.position.images
+    with ProgressBar(title, epochs=recipe.epochs, images=images, done=done, hidden=hidden) as bar:
+        trainer.fit(bar)
+        result = conclude(trainer, splits, folder, fingerprint)
+    if not hidden:
+        say(f"{title}: {_summary(result)}")
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    last, best = result["last"], result["best"]
+    return (
+        f"test accuracy {last['test_top1']:.2f} % (last epoch), {best['test_top1']:.2f} % (best epoch, "
+        f"{best['epoch'] + 1}); {result['train_time']:.1f} s, {result['images_per_s']:.0f} images/s"
+    )
+
+
+def _is_complete(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+    path = folder / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged ({error}); delete it, and --resume evaluates the last checkpoint again"
+        ) from error
+    if differs := differences(result.get("fingerprint") or {}, fingerprint):
+        raise CheckpointError(f"{path}: of another run ({differs}); use another --out, or --overwrite")
+    return result.get("complete") is True
+
+
+def _check_arms(recipe: Recipe, splits: Splits) -> None:
+    """Build every arm once and push two blank images through it: options fail now, not hours later."""
+    target = torch.arange(2) % splits.num_classes
+    for name, arm in recipe.arms.items():
+        try:
+            model = build_model(recipe, arm, splits.num_classes, recipe.seeds[0]).eval()
+            build_scheduler(recipe, build_optimizer(recipe, model), steps_per_epoch=1)
+            images = torch.zeros(2, recipe.in_chans, recipe.img_size, recipe.img_size)
+            with torch.no_grad():
+                logits = _forward(model, images, recipe)
+            if not isinstance(logits, torch.Tensor) or logits.shape != (2, splits.num_classes):
+                got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+                raise ValueError(
+                    f"model: {recipe.model!r} gives {got}, expected logits (2, {splits.num_classes})"
+                )
+            mixup = build_mixup(recipe, arm, splits.num_classes)
+            build_loss(recipe, arm)(logits, target if mixup is None else mixup(images, target)[1])
+        except ValueError as error:
+            raise ValueError(f"arm {name!r}: {error}") from error
+
+
+def _forward(model: torch.nn.Module, images: torch.Tensor, recipe: Recipe) -> Any:
+    try:
+        return model(images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"model: {recipe.model!r} cannot take images of {tuple(images.shape[1:])} "
+            f"(in_chans, img_size, img_size): {reason}"
+        ) from error
+
+
+def _prepare_folder(out: Path, recipe: Recipe, splits: Splits, *, overwrite: bool) -> None:
+    from etfhead.experiment.schema import dump_recipe
+
+    if overwrite and is_run_folder(out):
+        clear_folder(out)
+    # env.json comes first: it is what makes a folder a run's.
+    earlier = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8")) if is_run_folder(out) else None
+    environment = describe_environment()
+    if earlier is not None:
+        environment["earlier"] = [*earlier.pop("earlier", []), earlier]
+    write_json(out / ENVIRONMENT, environment)
+    write_text(out / "recipe.yaml", dump_recipe(recipe))
+    names = {"class_names": list(splits.class_names), "class_counts": list(splits.class_counts)}
+    write_json(out / "data.json", {**splits.info, **names})

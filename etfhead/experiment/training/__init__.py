@@ -1,0 +1,1 @@
+"""One arm with one seed: model, loop, checkpoints, and what came out."""

@@ -1,0 +1,258 @@
+"""The training loop of one arm and seed: train, validate, checkpoint, and the same again after a resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etfhead.errors import Interrupted, TrainingError
+from etfhead.experiment.files import write_text
+from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.training.accounting import head_scale
+from etfhead.experiment.training.checkpoint import StateFile
+from etfhead.experiment.training.evaluate import evaluate, sum_dtype
+from etfhead.experiment.training.finite import FiniteWatch, first_non_finite
+from etfhead.experiment.training.position import Position
+from etfhead.experiment.training.progress import ProgressBar
+from etfhead.experiment.training.rng import seed_step
+from etfhead.experiment.training.session import Session
+from etfhead.experiment.training.signals import StopRequest
+
+__all__ = ["Trainer"]
+
+_AGREE_EVERY = 10  # steps between two questions of several processes to each other
+
+
+class Trainer:
+    """Trains one arm with one seed.
+
+    Args:
+        recipe: The comparison.
+        arm: Name of the arm, for messages.
+        seed: Seed of the run.
+        session: Its moving parts.
+        states: Its checkpoints.
+        num_classes: K.
+        stop: Asked at every step whether a signal has come.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        arm: str,
+        seed: int,
+        *,
+        session: Session,
+        states: StateFile,
+        num_classes: int,
+        stop: StopRequest,
+    ) -> None:
+        self.recipe, self.arm, self.seed = recipe, arm, seed
+        self.session, self.states, self.num_classes = session, states, num_classes
+        self.stop = stop
+        self.position = Position()
+        self.records: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None  # epoch, val_top1, weights (on the CPU)
+        self.peak_memory = 0
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint; ``metrics.jsonl`` goes back to what it knows."""
+        self.position = Position(**state["position"])
+        self.records = list(state["records"])
+        self.best = state["best"]
+        self.peak_memory = state["peak_memory"]
+        self.session.load(state)
+        self._write_records()
+
+    def where(self, step: int | None = None) -> str:
+        """Say where the training stands, or where a 0-based step of this epoch is."""
+        return self.position.describe(step, self.recipe.epochs, self.session.steps_per_epoch)
+
+    def fit(self, bar: ProgressBar) -> None:
+        """Train until the last epoch has been validated and checkpointed.
+
+        Args:
+            bar: Where progress is shown.
+
+        Raises:
+            Interrupted: A signal came; the checkpoint is written.
+            TrainingError: Numbers are not finite; nothing was written after the bad step.
+            OSError: The disk is full or unwritable; earlier checkpoints are intact.
+        """
+        if self.position.epoch < self.recipe.epochs:
+            self._warm_up()
+        while self.position.epoch < self.recipe.epochs:
+            bar.describe(self.position.epoch)
+            self._train_epoch(bar)
+            self._finish_epoch(self._validate())
+
+    def _warm_up(self) -> None:
+        """One step that changes nothing, so that no arm's clock pays for kernels, threads and caches.
+
+        The first arm of a process would otherwise look slower than the others.
+        """
+        session, recipe = self.session, self.recipe
+        images = torch.rand(session.share, recipe.in_chans, recipe.img_size, recipe.img_size)
+        buffers = [(buffer, buffer.clone()) for buffer in session.raw.buffers()]
+        session.model.train()
+        self._forward(images, torch.zeros(session.share, dtype=torch.long))[0].backward()
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        session.optimizer.zero_grad()
+        if session.accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def _train_epoch(self, bar: ProgressBar) -> None:
+        session, position = self.session, self.position
+        if position.step == session.steps_per_epoch:  # stopped during this epoch's validation
+            return
+        watch = FiniteWatch(session.accelerator.device)
+        done = [position.loss_sum, position.correct] if session.accelerator.is_main_process else [0.0, 0.0]
+        sums = torch.tensor(done, dtype=sum_dtype(watch.device), device=watch.device)
+        stopping = False
+        session.model.train()
+        began = time.perf_counter()
+        for images, target in session.train_batches(position.epoch, position.step):
+            seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
+            loss, logits, images, target = self._forward(images, target)
+            self._update_weights(loss)
+            watch.see(position.step, images, logits, loss)
+            hits = logits.argmax(1) == (target.argmax(1) if target.ndim == 2 else target)
+            sums += torch.stack([loss.detach() * len(images), hits.sum()])
+            whole_batch = len(images) * session.accelerator.num_processes
+            self._advance(whole_batch)
+            bar.advance(whole_batch)
+            if watch.due(position.step):
+                self._refuse_non_finite(watch)
+                bar.show(loss.item(), position.lr)
+            if stopping := self._stop_requested():
+                break
+        position.loss_sum, position.correct = session.accelerator.reduce(sums).tolist()  # waits for the GPU
+        elapsed = time.perf_counter() - began
+        position.epoch_time += elapsed
+        position.train_time += elapsed
+        self._refuse_non_finite(watch)
+        if stopping:
+            self._interrupt()
+
+    def _forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss and logits, with the images and targets they were taken at."""
+        session, device = self.session, self.session.accelerator.device
+        images = images.to(device, non_blocking=True, memory_format=session.memory_format)
+        target = target.to(device, non_blocking=True)
+        if session.mixup is not None:
+            images, target = session.mixup(images, target)
+        logits = session.model(images).float()
+        return session.criterion(logits, target), logits, images, target
+
+    def _update_weights(self, loss: Tensor) -> None:
+        session = self.session
+        session.optimizer.zero_grad()
+        session.accelerator.backward(loss)
+        if self.recipe.clip_grad is not None:
+            session.accelerator.clip_grad_norm_(session.raw.parameters(), self.recipe.clip_grad)
+        session.optimizer.step()
+
+    def _advance(self, images: int) -> None:
+        session, position = self.session, self.position
+        position.step += 1
+        position.updates += 1
+        position.seen += images
+        position.images += images
+        position.lr = session.lr
+        if session.scheduler is not None:
+            session.scheduler.step_update(position.updates)
+        if session.ema is not None:
+            session.ema.update(session.raw, step=position.updates)
+
+    def _validate(self) -> dict[str, float]:
+        session = self.session
+        session.share_statistics()
+        try:
+            return evaluate(
+                session.evaluated,
+                session.val_loader,
+                accelerator=session.accelerator,
+                num_classes=self.num_classes,
+                memory_format=session.memory_format,
+                tick=self._tick,
+            )
+        except TrainingError as error:
+            raise TrainingError(self._complaint(f"{error} in validation")) from None
+
+    def _tick(self, images: int) -> None:
+        # Several processes stop together, at a training step: one alone would leave the others waiting.
+        if self.stop.signum is not None and self.session.accelerator.num_processes == 1:
+            self._interrupt()
+
+    def _finish_epoch(self, val: dict[str, float]) -> None:
+        position, evaluated = self.position, self.session.evaluated
+        self.records.append(position.record(val, scale=head_scale(evaluated)))
+        if self.best is None or val["top1"] > self.best["val_top1"]:
+            self.best = {
+                "epoch": position.epoch,
+                "val_top1": val["top1"],
+                "weights": {k: v.detach().to("cpu", copy=True) for k, v in evaluated.state_dict().items()},
+            }
+        self.position = position.next_epoch()
+        self._save()
+
+    def _stop_requested(self) -> bool:
+        accelerator, position = self.session.accelerator, self.position
+        if accelerator.num_processes == 1:
+            return self.stop.signum is not None
+        if position.step % _AGREE_EVERY and position.step != self.session.steps_per_epoch:
+            return False
+        mine = torch.tensor([self.stop.signum or 0], device=accelerator.device)
+        self.stop.signum = int(accelerator.gather(mine).max()) or None
+        return self.stop.signum is not None
+
+    def _interrupt(self) -> None:
+        self._save()
+        raise Interrupted(self.stop.signum or signal.SIGTERM, str(self.states.path))
+
+    def _save(self) -> None:
+        """Checkpoint, then the metrics: after a crash in between, the checkpoint knows them."""
+        session = self.session
+        state = session.state()
+        named = [*state["model"].items(), *(state["ema"] or {}).items()]
+        if (name := first_non_finite(named)) is not None:
+            raise TrainingError(self._complaint(f"the weights ({name}) are not finite"))
+        if session.accelerator.device.type == "cuda":
+            self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated())
+        if session.accelerator.is_main_process:
+            own = {"position": dataclasses.asdict(self.position), "records": self.records, "best": self.best}
+            self.states.save({**own, "peak_memory": self.peak_memory, **state})
+            self._write_records()
+        session.accelerator.wait_for_everyone()
+
+    def _write_records(self) -> None:
+        if self.session.accelerator.is_main_process:
+            lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in self.records)
+            write_text(self.states.folder / "metrics.jsonl", lines)
+
+    def _refuse_non_finite(self, watch: FiniteWatch) -> None:
+        found = watch.first()
+        if found is None:
+            return
+        step, kind = found
+        what = f"the {kind} {'is' if kind == 'loss' else 'are'} not finite"
+        if kind == "images":
+            items = self.session.non_finite_items(self.position.epoch, step)
+            what += f" (training items {', '.join(map(str, items))})" if items else ""
+        raise TrainingError(self._complaint(what, step))
+
+    def _complaint(self, what: str, step: int | None = None) -> str:
+        """One line: what, where, and what is left."""
+        good = self.states.last_good
+        left = f"last good checkpoint: {good}" if good else "no checkpoint was written yet"
+        advice = "Check the data, lower lr, set clip_grad, or train in float32"
+        return f"arm {self.arm!r}, seed {self.seed}: {what} at {self.where(step)}; {left}. {advice}"

@@ -1,0 +1,60 @@
+"""Find the first step whose numbers are not finite, without waiting for the GPU at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+__all__ = ["FiniteWatch", "first_non_finite"]
+
+_NEVER = torch.iinfo(torch.int64).max
+_WINDOW = 25
+
+
+class FiniteWatch:
+    """Remembers, on the device, the first step with NaN or Inf in images, logits or loss.
+
+    Asking costs a synchronisation, so on a GPU it is asked once in 25 steps (and before anything is
+    written); the answer is the exact step all the same.
+
+    Args:
+        device: Where the training runs.
+
+    >>> watch = FiniteWatch(torch.device("cpu"))
+    >>> watch.see(6, torch.zeros(2), torch.zeros(2), torch.tensor(0.5))
+    >>> watch.see(7, torch.zeros(2), torch.tensor([0, float("inf")]), torch.tensor(0.5))
+    >>> watch.first()
+    (7, 'logits')
+    """
+
+    KINDS = ("images", "logits", "loss")  # a cause stands before its consequences
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._every = 1 if device.type == "cpu" else _WINDOW
+        self._first = torch.full((len(self.KINDS),), _NEVER, dtype=torch.int64, device=device)
+
+    def see(self, step: int, images: Tensor, logits: Tensor, loss: Tensor) -> None:
+        """Look at one step; nothing is read back."""
+        bad = torch.stack([~tensor.detach().isfinite().all() for tensor in (images, logits, loss)])
+        self._first = torch.where(bad, self._first.clamp(max=step), self._first)
+
+    def due(self, done: int) -> bool:
+        """Whether to ask after this many steps."""
+        return done % self._every == 0
+
+    def first(self) -> tuple[int, str] | None:
+        """The first bad step and what was not finite in it, or None."""
+        steps = self._first.tolist()
+        worst = min(steps)
+        return None if worst == _NEVER else (worst, self.KINDS[steps.index(worst)])
+
+
+def first_non_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Name of the first floating tensor that holds NaN or Inf; one read-back for all when there is none."""
+    floating = [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
+    if not floating or bool(torch.stack([tensor.isfinite().all() for _, tensor in floating]).all()):
+        return None
+    return next(name for name, tensor in floating if not bool(tensor.isfinite().all()))

@@ -1,0 +1,109 @@
+"""The end of an arm and seed: weights, test figures, costs, and the file that says it is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from etfhead.errors import Interrupted
+from etfhead.experiment.files import write_json
+from etfhead.experiment.training.accounting import model_costs, optimizer_costs
+from etfhead.experiment.training.checkpoint import save_weights
+from etfhead.experiment.training.evaluate import evaluate
+from etfhead.experiment.training.session import eval_share
+
+if TYPE_CHECKING:
+    from etfhead.experiment.data import Splits
+    from etfhead.experiment.training.engine import Trainer
+
+__all__ = ["conclude"]
+
+
+def conclude(
+    trainer: Trainer, splits: Splits, folder: Path, fingerprint: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Evaluate the last and the best weights on the test set, once each, and write everything down.
+
+    The best epoch is the first with the highest validation accuracy; the test set has no say in it.
+
+    Args:
+        trainer: Its training has ended.
+        splits: Gives the test set.
+        folder: ``arms/<arm>/seed<k>``.
+        fingerprint: What determined the run.
+
+    Returns:
+        dict: The content of ``result.json``.
+    """
+    session, position, best = trainer.session, trainer.position, trainer.best
+    assert best is not None  # noqa: S101 - every recipe has at least one epoch
+    model, heads = session.raw, session.heads
+    costs = {**model_costs(model, heads), **optimizer_costs(session.optimizer, model, heads)}
+    evaluated = session.evaluated
+    last = {key: value.detach().to("cpu", copy=True) for key, value in evaluated.state_dict().items()}
+    weights: dict[str, tuple[int, dict[str, Tensor]]] = {
+        "last": (position.epoch - 1, last),
+        "best": (best["epoch"], best["weights"]),
+    }
+    figures: dict[str, dict[str, float]] = {}
+    for name, (epoch, tensors) in weights.items():
+        if session.accelerator.is_main_process:
+            labels: dict[str, str | int] = {
+                "recipe": trainer.recipe.name,
+                "arm": trainer.arm,
+                "seed": trainer.seed,
+                "epoch": epoch,
+            }
+            save_weights(folder / f"{name}.safetensors", tensors, **labels)
+        if name == "best" and epoch == weights["last"][0]:
+            figures["best"] = figures["last"]
+            continue
+        evaluated.load_state_dict(tensors)
+        figures[name] = {"epoch": epoch, **_test_figures(trainer, evaluated, splits)}
+    result = {
+        "arm": trainer.arm,
+        "seed": trainer.seed,
+        "complete": True,
+        "epochs": position.epoch,
+        "steps": position.updates,
+        "train_time": position.train_time,
+        "images_per_s": position.images / position.train_time,
+        "peak_memory_bytes": trainer.peak_memory or None,
+        **costs,
+        **figures,
+        "weights": "model" if session.ema is None else "moving average",
+        "device": _device_name(session.accelerator.device),
+        "fingerprint": dict(fingerprint),
+    }
+    if session.accelerator.is_main_process:
+        write_json(folder / "result.json", result)
+        trainer.states.previous.unlink(missing_ok=True)  # nothing is left to fall back for
+    session.accelerator.wait_for_everyone()
+    return result
+
+
+def _test_figures(trainer: Trainer, model: nn.Module, splits: Splits) -> dict[str, float]:
+    session = trainer.session
+
+    def tick(images: int) -> None:
+        # The last epoch's checkpoint is on disk: a resumed run comes straight back here.
+        if trainer.stop.signum is not None and session.accelerator.num_processes == 1:
+            raise Interrupted(trainer.stop.signum, str(trainer.states.path))
+
+    metrics = evaluate(
+        model,
+        eval_share(splits.test, trainer.recipe, session.accelerator),
+        accelerator=session.accelerator,
+        num_classes=splits.num_classes,
+        memory_format=session.memory_format,
+        tick=tick,
+    )
+    return {f"test_{name}": value for name, value in metrics.items()}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,245 @@
+"""The moving parts of one training run, and their state for a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from etfhead.experiment.data import KeyedBatchSampler, Splits, make_eval_loader, make_train_loader
+from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.suggest import did_you_mean
+from etfhead.experiment.training.accounting import head_modules
+from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from timm.data import Mixup
+    from timm.utils import ModelEmaV3
+
+__all__ = ["Session", "build_optimizer", "build_scheduler", "make_accelerator"]
+
+Loader = torch.utils.data.DataLoader[tuple[Tensor, Tensor]]
+
+
+@contextmanager
+def make_accelerator(recipe: Recipe) -> Iterator[Accelerator]:
+    """An Accelerator with the recipe's device and precision; the process-wide one of before comes back.
+
+    Accelerate keeps its settings in class attributes, so a second run with another precision in the same
+    process would be refused or, worse, keep the first one's.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    shared = [kind._shared_state for kind in (AcceleratorState, GradientState, PartialState)]
+    saved = [dict(state) for state in shared]
+    precision = {None: "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.amp_dtype]
+    try:
+        for state in shared:
+            state.clear()
+        accelerator = Accelerator(cpu=recipe.cpu, mixed_precision=precision)
+        if recipe.amp_dtype == "float16" and accelerator.device.type == "cpu":
+            raise ValueError("amp_dtype: float16 needs a GPU; on this machine write bfloat16 or null")
+        yield accelerator
+    finally:
+        for state, before in zip(shared, saved, strict=True):
+            state.clear()
+            state.update(before)
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Build timm's optimizer of that name: no weight decay on biases, norms and a head's scale."""
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "momentum": recipe.momentum}
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(model, opt=recipe.opt, **options)
+    except (ValueError, TypeError, AssertionError) as error:
+        hint = did_you_mean(recipe.opt, list_optimizers())
+        raise ValueError(f"opt: timm cannot build {recipe.opt!r}{hint}: {error}") from error
+    return optimizer
+
+
+def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
+    """Build timm's schedule, moved at every update and without a state of its own; None for ``none``."""
+    from timm.scheduler import create_scheduler_v2
+
+    if recipe.sched == "plateau":
+        raise ValueError(
+            "sched: plateau follows each arm's own validation figures, so the arms would not share one "
+            "schedule; use cosine, step, poly or none"
+        )
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=recipe.sched,
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=recipe.warmup_lr,
+            min_lr=recipe.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+        )
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"sched: {recipe.sched!r} cannot be built: {error}") from error
+    return scheduler
+
+
+class _Share:
+    """Each process's slice of a global batch, of an even length where mixup pairs its images."""
+
+    def __init__(self, sampler: KeyedBatchSampler, rank: int, world: int, *, even: bool) -> None:
+        self.sampler, self.rank, self.world, self.even = sampler, rank, world, even
+
+    @property
+    def size(self) -> int:
+        """Images of one process in one step."""
+        size = self.sampler.batch_size // self.world
+        return size - size % 2 if self.even else size
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        mine = slice(self.rank * self.size, (self.rank + 1) * self.size)
+        for batch in self.sampler:
+            yield batch[mine]
+
+
+@dataclass
+class Session:
+    """Model, optimizer, data and randomness of one arm and seed, on their device.
+
+    ``raw`` is the model as built; ``model`` is what accelerate made of it (DDP, autocast). The average
+    (``ema``) is taken of ``raw`` before that, so its state dict has the same names.
+    """
+
+    accelerator: Accelerator
+    raw: nn.Module
+    heads: dict[str, nn.Module]
+    model: nn.Module
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    criterion: nn.Module
+    mixup: Mixup | None
+    sampler: KeyedBatchSampler
+    train_loader: Loader
+    val_loader: Loader
+    memory_format: torch.memory_format
+    steps_per_epoch: int
+    share: int
+
+    @classmethod
+    def build(cls, recipe: Recipe, arm: str, seed: int, splits: Splits, accelerator: Accelerator) -> Session:
+        """Build everything from the recipe; the same for every arm of a seed up to head and loss."""
+        options = recipe.arms[arm]
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        raw = build_model(recipe, options, splits.num_classes, seed)
+        raw.to(accelerator.device).to(memory_format=layout)
+        heads = head_modules(raw)  # not to be found in a compiled model
+        ema = None
+        if recipe.model_ema:
+            from timm.utils import ModelEmaV3
+
+            ema = ModelEmaV3(raw, decay=recipe.model_ema_decay)
+        sampler = KeyedBatchSampler(_size(splits.train), recipe.batch_size, seed)
+        mixup = build_mixup(recipe, options, splits.num_classes)
+        model, optimizer = accelerator.prepare(raw, build_optimizer(recipe, raw))
+        if recipe.torchcompile:
+            # Compiled code is kept by function, a few versions at most: after some arms the next ones would
+            # silently run uncompiled, and lose the comparison of speed.
+            torch.compiler.reset()
+            raw.compile()  # in place: the names in the state dict stay
+        rank, world = accelerator.process_index, accelerator.num_processes
+        loader = {"workers": recipe.workers, "pin_memory": accelerator.device.type == "cuda"}
+        share: Any = _Share(sampler, rank, world, even=mixup is not None)
+        if share.size < 1:
+            raise ValueError(
+                f"batch_size: {sampler.batch_size} images cannot be shared by {world} process(es)"
+                + (" in pairs, as mixup and cutmix need" if mixup is not None else "")
+            )
+        return cls(
+            accelerator=accelerator,
+            raw=raw,
+            heads=heads,
+            model=model,
+            ema=ema,
+            optimizer=optimizer,
+            scheduler=build_scheduler(recipe, optimizer.optimizer, len(sampler)),
+            criterion=build_loss(recipe, options).to(accelerator.device),
+            mixup=mixup,
+            sampler=sampler,
+            train_loader=make_train_loader(splits, share, **loader),
+            val_loader=eval_share(splits.val, recipe, accelerator),
+            memory_format=layout,
+            steps_per_epoch=len(sampler),
+            share=share.size,
+        )
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy counts and whose weights are kept: the average where there is one."""
+        module: nn.Module = self.raw if self.ema is None else self.ema.module
+        return module
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    def share_statistics(self) -> None:
+        """Give every process the first one's batch statistics: each has followed its own share's."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            broadcast(list(self.evaluated.state_dict().values()))  # in place
+
+    def train_batches(self, epoch: int, start_step: int) -> Loader:
+        """This process's batches of an epoch, from a step on."""
+        self.sampler.set_epoch(epoch, start_step)
+        return self.train_loader
+
+    def non_finite_items(self, epoch: int, step: int) -> list[int]:
+        """Positions of the training images with NaN or Inf in the batch of a step."""
+        self.sampler.set_epoch(epoch, step)
+        batch = next(iter(self.sampler))
+        dataset = self.train_loader.dataset
+        return sorted(index for index, key in batch if not dataset[index, key][0].isfinite().all())
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values only: loads with ``weights_only=True``."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.raw.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state`. The schedule has none: the learning rate is the optimizer's."""
+        self.raw.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def eval_share(dataset: Dataset[tuple[Tensor, int]], recipe: Recipe, accelerator: Accelerator) -> Loader:
+    """Loader of this process's share of a validation or test split, every image once over all processes."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    share = dataset if world == 1 else Subset(dataset, range(rank, _size(dataset), world))
+    pin = accelerator.device.type == "cuda"
+    return make_eval_loader(share, recipe.batch_size, workers=recipe.workers, pin_memory=pin)
+
+
+def _size(dataset: Any) -> int:
+    return len(dataset)

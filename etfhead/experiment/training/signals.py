@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM as a request that the training loop answers at its next step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["StopRequest"]
+
+
+class StopRequest:
+    """Context manager that turns the first SIGINT or SIGTERM into ``signum``.
+
+    The first signal also puts the earlier handlers back, so that a second one ends the process as usual
+    when a step hangs. Outside the main thread Python allows no handlers: the request then stays empty.
+
+    >>> import os
+    >>> with StopRequest() as stop:
+    ...     os.kill(os.getpid(), signal.SIGTERM)
+    >>> stop.signum == signal.SIGTERM
+    True
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for signum in self.SIGNALS:
+                self._previous[signum] = signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self._previous.items():
+            # None: the earlier handler was not installed from Python and cannot be named here.
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()

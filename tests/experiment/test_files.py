@@ -1,0 +1,37 @@
+import json
+import os
+
+import pytest
+
+from etfhead.experiment.files import atomic_write, write_json, write_text
+
+
+def test_writes_and_leaves_nothing_beside(tmp_path):
+    path = write_json(tmp_path / "deep" / "a.json", {"x": 1.5, "ä": [None]})
+    assert json.loads(path.read_text()) == {"x": 1.5, "ä": [None]}
+    assert os.listdir(path.parent) == ["a.json"]
+
+
+def test_old_content_survives_a_writer_that_fails(tmp_path):
+    path = write_text(tmp_path / "a", "old")
+
+    def half(file):
+        file.write(b"ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(path, half)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_unwritable_destination_is_named(tmp_path):
+    write_text(tmp_path / "file", "")
+    with pytest.raises(OSError, match=r"cannot write .*file/below"):
+        write_text(tmp_path / "file" / "below", "x")
+
+
+def test_nan_is_not_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,97 @@
+import dataclasses
+
+import pytest
+
+from etfhead.errors import CheckpointError
+from etfhead.experiment.recipe import Arm
+from etfhead.experiment.run_folder import check_folder, clear_folder, is_run_folder
+from etfhead.experiment.schema import dump_recipe
+
+
+@pytest.fixture
+def finished(tmp_path, recipe):
+    """A folder with every file that a run writes."""
+    from etfhead.experiment.report import FILES
+
+    out = tmp_path / "run"
+    seed = out / "arms" / "etf" / "seed0"
+    seed.mkdir(parents=True)
+    for name in ("state.pt", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json"):
+        (seed / name).write_text("x")
+    for name in (*FILES, "data.json"):
+        (out / name).write_text("x")
+    (out / "recipe.yaml").write_text(dump_recipe(recipe))
+    (out / "env.json").write_text('{"etfhead": "0.1.0"}')
+    return out
+
+
+def check(out, recipe, *, resume=False, overwrite=False):
+    return check_folder(out, recipe, resume=resume, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_new_and_empty_folders_are_free(tmp_path, recipe, options):
+    check(tmp_path / "new", recipe, **options)
+    check(tmp_path, recipe, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_needs_a_choice(finished, recipe):
+    with pytest.raises(ValueError, match=r"holds a run; --resume .*--overwrite"):
+        check(finished, recipe)
+    check(finished, recipe, resume=True)
+    check(finished, recipe, overwrite=True)
+    with pytest.raises(ValueError, match="one of them"):
+        check(finished, recipe, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_foreign_folders_are_left_alone(tmp_path, recipe, options):
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))  # somebody's own copy of a recipe
+    (tmp_path / "env.json").write_text('{"name": "another program"}')
+    with pytest.raises(ValueError, match="not a run of etfhead"):
+        check(tmp_path, recipe, **options)
+    with pytest.raises(ValueError, match="is a file"):
+        check(tmp_path / "recipe.yaml", recipe, **options)
+
+
+def test_overwrite_deletes_what_runs_write_and_nothing_else(finished):
+    kept = [finished / "notes.txt", finished / "arms" / "etf" / "mine.txt", finished / "photo.png"]
+    for path in kept:
+        path.write_text("mine")
+    clear_folder(finished)
+    assert sorted(path for path in finished.rglob("*") if path.is_file()) == sorted(kept)
+    assert not is_run_folder(finished)
+
+
+def test_overwrite_empties_a_folder_without_foreign_files(finished):
+    clear_folder(finished)
+    assert list(finished.iterdir()) == []
+
+
+def test_resume_with_other_settings_names_them(finished, recipe):
+    other = dataclasses.replace(recipe, lr=0.5, opt="sgd")
+    with pytest.raises(
+        CheckpointError, match=r"lr is 0\.002 there, 0\.5 now; opt is 'adamw' there, 'sgd' now"
+    ):
+        check(finished, other, resume=True)
+    changed = dataclasses.replace(recipe, arms={"etf": Arm(head="etf", basis="hadamard")})
+    with pytest.raises(CheckpointError, match=r"arm 'etf'.*basis is 'haar' there, 'hadamard' now"):
+        check(finished, changed, resume=True)
+
+
+def test_resume_may_change_words_seeds_arms_and_workers(finished, recipe):
+    arms = {**recipe.arms, "stock": Arm()}
+    check(
+        finished,
+        dataclasses.replace(
+            recipe, name="x", description="y", seeds=(0, 1), arms=arms, baseline="stock", workers=3
+        ),
+        resume=True,
+    )
+
+
+def test_resume_of_a_damaged_recipe(finished, recipe):
+    (finished / "recipe.yaml").write_text("arms: [")
+    with pytest.raises(CheckpointError, match=r"recipe\.yaml is damaged"):
+        check(finished, recipe, resume=True)

@@ -1,0 +1,20 @@
+"""Every shipped recipe runs to its report in seconds."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from etfhead.experiment.runner import run
+from etfhead.experiment.schema import list_recipes, load_recipe, smoke
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_recipes()])
+def test_smoke_run(name, tmp_path):
+    recipe = smoke(load_recipe(name))
+    recipe = replace(recipe, seeds=recipe.seeds[:1])
+    out = run(recipe, tmp_path / "out")
+    results = [json.loads(path.read_text()) for path in out.glob("arms/*/seed*/result.json")]
+    assert {(r["arm"], r["seed"]) for r in results} == {(a, s) for a in recipe.arms for s in recipe.seeds}
+    assert all(result["epochs"] == recipe.epochs for result in results)
+    assert (out / "report.html").stat().st_size > 1000

@@ -1,0 +1,173 @@
+import dataclasses
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from etfhead.errors import CheckpointError
+from etfhead.experiment.recipe import Arm
+from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.surgery import find_classifiers, find_heads
+
+DOT = Arm(head="etf", loss="dot_regression", normalize=True, scale=1, learn_scale=False)
+ARMS = {
+    "linear": Arm(),
+    "linear behind a neck": Arm(neck="batchnorm"),
+    "cosine": Arm(head="cosine"),
+    "etf haar": Arm(head="etf", basis="haar"),
+    "etf identity": Arm(head="etf", basis="identity", neck="none"),
+    "dot regression": DOT,
+}
+
+
+def trunk(model):
+    heads = tuple(f"{name}." for name in (find_heads(model) or find_classifiers(model)))
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+def test_trunks_are_paired_bit_for_bit(recipe, name):
+    recipe = replace(recipe, model=name)
+    trunks = []
+    for arm in ARMS.values():
+        torch.manual_seed(torch.seed())  # whatever happened before the call has no influence
+        trunks.append(trunk(build_model(recipe, arm, 4, seed=7)))
+    assert len(trunks[0]) > 20
+    for other in trunks[1:]:
+        assert other.keys() == trunks[0].keys()
+        assert all(torch.equal(other[key], trunks[0][key]) for key in other)
+    another = trunk(build_model(recipe, ARMS["linear"], 4, seed=8))
+    assert not all(torch.equal(another[key], trunks[0][key]) for key in another)
+
+
+def test_options_reach_the_head(recipe):
+    (plain,) = find_heads(build_model(recipe, Arm(head="etf"), 4, seed=0)).values()
+    assert plain.neck is not None
+    assert plain.scale.requires_grad
+    arm = Arm(head="etf", basis="identity", neck="none", normalize=True, scale=5.0, learn_scale=False)
+    (head,) = find_heads(build_model(recipe, arm, 4, seed=0)).values()
+    assert (head.neck, head.normalize, head.scale.item(), head.scale.requires_grad) == (
+        None,
+        True,
+        5.0,
+        False,
+    )
+    assert "identity" in str(head.frame)
+    (smooth,) = find_heads(build_model(replace(recipe, smoothing=0.3), Arm(head="etf"), 4, seed=0)).values()
+    assert smooth.scale.item() < plain.scale.item(), "scale: auto follows the recipe's smoothing"
+    assert find_heads(build_model(recipe, Arm(neck="none"), 4, seed=0)) == {}
+    assert len(find_heads(build_model(recipe, Arm(neck="batchnorm"), 4, seed=0))) == 1
+
+
+def test_the_frame_follows_the_seed(recipe):
+    frames = [
+        next(iter(find_heads(build_model(recipe, Arm(head="etf"), 4, seed=seed)).values())).class_vectors()
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(frames[0], frames[1])
+    assert not torch.equal(frames[0], frames[2])
+
+
+def test_image_size_reaches_models_that_need_it(recipe):
+    model = build_model(replace(recipe, model="test_vit", img_size=48), Arm(), 4, seed=0).eval()
+    assert model(torch.zeros(1, 1, 48, 48)).shape == (1, 4)
+
+
+def test_model_errors_name_the_field(recipe):
+    with pytest.raises(ValueError, match=r"model: timm has no 'resnet18x' \(did you mean 'resnet18'\?\)"):
+        build_model(replace(recipe, model="resnet18x"), Arm(), 4, seed=0)
+    with pytest.raises(ValueError, match=r"model: timm cannot build .*patch_sizes"):
+        build_model(replace(recipe, model="test_vit", model_kwargs={"patch_sizes": 4}), Arm(), 4, seed=0)
+    with pytest.raises(ValueError, match="in_features"):
+        build_model(recipe, Arm(head="etf"), 2000, seed=0)
+
+
+def test_losses_against_their_formulas(recipe):
+    torch.manual_seed(0)
+    logits, target = torch.randn(6, 4), torch.randint(4, (6,))
+    plain = replace(recipe, mixup=0.0, cutmix=0.0)
+    log_p = logits.log_softmax(1)
+    soft = 0.9 * F.one_hot(target, 4) + 0.1 / 4
+    torch.testing.assert_close(build_loss(plain, Arm())(logits, target), -(soft * log_p).sum(1).mean())
+    weights = torch.rand(6, 4).softmax(1)
+    torch.testing.assert_close(build_loss(recipe, Arm())(logits, weights), -(weights * log_p).sum(1).mean())
+    true = logits[range(6), target]
+    expected = 0.5 * (true / 2.0 - 1).square().mean()
+    scaled = build_loss(plain, DOT)
+    scaled.target_logit = 2.0
+    torch.testing.assert_close(scaled(logits, target), expected)
+    assert build_loss(plain, DOT).target_logit == 1.0
+    assert build_loss(plain, replace(DOT, class_balanced=True)).class_balanced is True
+
+
+def test_mixup_smooths_targets_for_cross_entropy_alone(recipe):
+    images, target = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    off = replace(recipe, mixup=0.0, cutmix=0.0)
+    assert build_mixup(off, Arm(), 4) is None
+    for arm, smoothing in ((Arm(), 0.1), (DOT, 0.0)):
+        mixup = build_mixup(recipe, arm, 4)
+        mixup.mixup_enabled = False
+        _, soft = mixup(images.clone(), target)
+        torch.testing.assert_close(soft, (1 - smoothing) * F.one_hot(target, 4) + smoothing / 4)
+
+
+def initial(recipe, path):
+    return replace(recipe, initial_checkpoint=str(path))
+
+
+def test_initial_checkpoint_fills_the_trunk(recipe, tmp_path, caplog):
+    trained = build_model(recipe, Arm(), 10, seed=3)  # another width
+    for path, save in ((tmp_path / "a.safetensors", save_file), (tmp_path / "b.pt", torch.save)):
+        save(trained.state_dict(), path)
+        for arm in ARMS.values():
+            model = build_model(initial(recipe, path), arm, 4, seed=0)
+            want = trunk(trained)
+            assert all(torch.equal(value, want[name]) for name, value in trunk(model).items())
+    assert "left the classifier" in caplog.text
+    same = build_model(recipe, Arm(), 4, seed=3)
+    save_file(same.state_dict(), tmp_path / "same.safetensors")
+    loaded = build_model(initial(recipe, tmp_path / "same.safetensors"), Arm(), 4, seed=0)
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_initial_checkpoint_of_a_swapped_model_fills_the_trunk_alone(recipe, tmp_path):
+    trained = build_model(recipe, Arm(head="etf"), 4, seed=3)
+    save_file(trained.state_dict(), tmp_path / "etf.safetensors")
+    model = build_model(initial(recipe, tmp_path / "etf.safetensors"), Arm(), 4, seed=0)
+    assert all(torch.equal(value, trunk(trained)[name]) for name, value in trunk(model).items())
+
+
+def test_initial_checkpoints_that_are_refused(recipe, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no file"):
+        build_model(initial(recipe, tmp_path / "none.pt"), Arm(), 4, seed=0)
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"cannot read .*text\.pt"):
+        build_model(initial(recipe, tmp_path / "text.pt"), Arm(), 4, seed=0)
+    other = build_model(replace(recipe, model="test_vit"), Arm(), 4, seed=0)
+    save_file(other.state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(CheckpointError, match=r"not of this model \(.* missing: .*unexpected: "):
+        build_model(initial(recipe, tmp_path / "vit.safetensors"), Arm(), 4, seed=0)
+    rgb = build_model(replace(recipe, in_chans=3), Arm(), 4, seed=0)
+    save_file(rgb.state_dict(), tmp_path / "rgb.safetensors")
+    with pytest.raises(CheckpointError, match=r"conv_stem.weight is \(\d+, 3, 3, 3\) there"):
+        build_model(initial(recipe, tmp_path / "rgb.safetensors"), Arm(), 4, seed=0)
+
+
+def test_code_in_an_initial_checkpoint_is_never_executed(recipe, tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    torch.save({"state_dict": Harm()}, tmp_path / "harm.pt")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        build_model(initial(recipe, tmp_path / "harm.pt"), Arm(), 4, seed=0)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_every_option_of_an_arm_is_used():
+    """A new field of Arm must be wired here or in the loss."""
+    used = {"head", "loss", "frame", "basis", "neck", "normalize", "scale", "learn_scale", "class_balanced"}
+    assert {field.name for field in dataclasses.fields(Arm)} == used

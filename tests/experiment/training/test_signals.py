@@ -1,0 +1,45 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from etfhead.experiment.training.signals import StopRequest
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_is_a_request_and_handlers_come_back(signum):
+    seen = []
+    earlier = signal.signal(signum, lambda *_: seen.append("earlier"))
+    try:
+        with StopRequest() as stop:
+            assert stop.signum is None
+            os.kill(os.getpid(), signum)
+            assert stop.signum == signum
+            assert seen == []
+            os.kill(os.getpid(), signum)  # the second one acts as it did before
+            assert seen == ["earlier"]
+        os.kill(os.getpid(), signum)
+        assert seen == ["earlier", "earlier"]
+    finally:
+        signal.signal(signum, earlier)
+
+
+def test_handlers_come_back_after_an_error():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), StopRequest():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_quiet_outside_the_main_thread():
+    asked = []
+
+    def work():
+        with StopRequest() as stop:
+            asked.append(stop.signum)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert asked == [None]
