@@ -106,7 +106,7 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
 
 def _print_table(out: Path) -> None:
     from etfhead.experiment.report import format_table
-    from etfhead.experiment.summary import summarize
+    from etfhead.experiment.report.summary import summarize
 
     print(format_table(summarize(out)))
 
