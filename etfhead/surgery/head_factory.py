@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from etfhead import heads
-from etfhead._classifiers import layer_sizes
+from etfhead.surgery.classifiers import layer_sizes
 
 __all__ = ["build_head", "check_options", "checked_count"]
 

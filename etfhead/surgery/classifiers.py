@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from etfhead._layer_checks import check_layer, check_unwrapped, is_plain
 from etfhead.heads import FeatureHead
+from etfhead.surgery.layer_checks import check_layer, check_unwrapped, is_plain
 
 __all__ = ["find_classifiers", "inner_model", "layer_sizes"]
 

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from etfhead import heads
-from etfhead._classifiers import find_classifiers, inner_model, layer_sizes
-from etfhead._head_factory import build_head, check_options, checked_count
-from etfhead._layer_checks import check_unwrapped
+from etfhead.surgery.classifiers import find_classifiers, inner_model, layer_sizes
+from etfhead.surgery.head_factory import build_head, check_options, checked_count
+from etfhead.surgery.layer_checks import check_unwrapped
 
-__all__ = ["find_classifiers", "find_heads", "fold_head", "swap_head"]
+__all__ = ["find_heads", "fold_head", "swap_head"]
 
 M = TypeVar("M", bound=nn.Module)
 
