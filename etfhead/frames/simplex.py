@@ -41,7 +41,7 @@ class SimplexFrame(Frame):
 
     name = "simplex"
 
-    def __init__(self, num_classes: int, in_features: int, *, basis: str = "haar", seed: int = 0) -> None:
+    def __init__(self, num_classes: int, in_features: int, *, basis: str = "hadamard", seed: int = 0) -> None:
         super().__init__(num_classes, in_features)
         if num_classes > in_features + 1:
             raise ValueError(

@@ -75,7 +75,7 @@ class ETFHead(FeatureHead):
         num_classes: int,
         *,
         frame: str | Frame = "auto",
-        basis: Literal["identity", "hadamard", "haar"] = "haar",
+        basis: Literal["identity", "hadamard", "haar"] = "hadamard",
         neck: Neck = "batchnorm",
         normalize: bool = False,
         scale: float | Literal["auto"] = "auto",

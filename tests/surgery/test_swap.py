@@ -86,7 +86,7 @@ def test_options_reach_the_head() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_head_takes_dtype_and_mode_of_its_layer(dtype: torch.dtype, training: bool) -> None:
     model = swap_head(resnet().to(dtype).train(training))
-    assert model.fc.weight.dtype == model.fc.scale.dtype == dtype
+    assert model.fc.class_vectors().dtype == model.fc.scale.dtype == dtype
     assert {m.training for m in model.modules()} == {training}
     assert model.eval()(images().to(dtype)).dtype == dtype
 
@@ -167,7 +167,7 @@ class OldTimm(nn.Module):
 
 def test_a_headless_model_grows_its_head_where_the_trunk_is() -> None:
     model = swap_head(OldTimm().double().eval(), num_classes=K)
-    assert model.head.weight.dtype == torch.float64
+    assert model.head.class_vectors().dtype == torch.float64
     assert not model.head.training
 
 
