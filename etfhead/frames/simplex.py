@@ -13,6 +13,10 @@ from etfhead.frames.orthogonal_factors import helmert_matrix
 
 __all__ = ["SimplexFrame"]
 
+# Up to this many numbers in M, one dense product beats the several small ones of a fast basis
+# (benchmarks/frame_logits), and 256 KiB of it are no burden.
+_DENSE_BELOW = 2**16
+
 
 class SimplexFrame(Frame):
     r"""Simplex ETF for K <= d + 1: unit vectors whose pairwise cosine is -1/(K - 1), summing to zero.
@@ -27,7 +31,8 @@ class SimplexFrame(Frame):
         num_classes: K, from 2 to ``in_features`` + 1.
         in_features: d.
         basis: Which orthonormal U: ``identity`` (K of the axes, no multiplication), ``hadamard``
-            (signed Kronecker factors, O(d sqrt d)) or ``haar`` (uniformly random, dense).
+            (signed Kronecker factors, O(d sqrt d), dense where that is faster) or ``haar`` (uniformly
+            random, dense).
         seed: Seed of the basis; ``identity`` has none to use.
 
     Raises:
@@ -59,8 +64,12 @@ class SimplexFrame(Frame):
 
     @property
     def structured(self) -> bool:
-        """Whether the basis has a fast path (K = d + 1 is always dense)."""
-        return self.num_classes <= self.in_features and self._basis.structured
+        """Whether the matrix is never built: a fast basis, K <= d, and K d large enough to gain by it.
+
+        ``identity`` multiplies nothing and is structured at any size.
+        """
+        small = self.num_classes * self.in_features <= _DENSE_BELOW and self.basis != "identity"
+        return self.num_classes <= self.in_features and self._basis.structured and not small
 
     @property
     def active_features(self) -> int:

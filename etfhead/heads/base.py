@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Literal
 
 import torch
@@ -23,10 +22,8 @@ def unit_features(features: Tensor) -> Tensor:
 class FeatureHead(nn.Module):
     r"""Base of the heads: checks the features, applies the neck, folds back into a stock layer.
 
-    The ``batchnorm`` neck is BatchNorm without affine parameters, divided by the root of the number of
-    features that the class vectors reach: what they see is signed, centred and of unit mean square norm, so
-    that one scale means the same at every width. The neck holds no trainable parameter and folds exactly
-    into the layer behind it.
+    The ``batchnorm`` neck is BatchNorm without affine parameters: features come out signed, centred and of
+    unit variance. It holds no trainable parameter and folds exactly into the layer behind it.
 
     Args:
         in_features: d.
@@ -55,7 +52,6 @@ class FeatureHead(nn.Module):
             raise ValueError(f"neck={neck!r}: expected 'batchnorm' or None")
         self.in_features = in_features
         self.num_classes = self.out_features = num_classes
-        self.active_features = in_features
         self.neck = None
         if neck == "batchnorm":
             self.neck = nn.BatchNorm1d(in_features, affine=False, device=device, dtype=dtype)
@@ -84,11 +80,15 @@ class FeatureHead(nn.Module):
                 f"features: expected {self.in_features} features in dimension {self.channel_dim}, "
                 f"got shape {tuple(features.shape)}"
             )
-        features = features.movedim(self.channel_dim, -1)
+        if self.channel_dim == 1:
+            return self._behind_neck(features.movedim(1, -1)).movedim(-1, 1)
+        return self._behind_neck(features)
+
+    def _behind_neck(self, features: Tensor) -> Tensor:
         if self.neck is not None:
-            flat = self.neck(features.reshape(-1, self.in_features)) / math.sqrt(self.active_features)
-            features = flat.view(features.shape)
-        return self._logits(features).movedim(-1, self.channel_dim)
+            flat = features if features.ndim == 2 else features.reshape(-1, self.in_features)
+            features = self.neck(flat).view(features.shape)
+        return self._logits(features)
 
     def fuse(self) -> nn.Module:
         """The stock layer with the same logits in evaluation mode: nn.Linear, or a 1x1 nn.Conv2d.
@@ -108,7 +108,7 @@ class FeatureHead(nn.Module):
             mean, var = self.neck.running_mean, self.neck.running_var
             assert mean is not None  # noqa: S101 - BatchNorm1d keeps both unless told otherwise
             assert var is not None  # noqa: S101
-            folded = folded * torch.rsqrt(var.double() + self.neck.eps) / math.sqrt(self.active_features)
+            folded = folded * torch.rsqrt(var.double() + self.neck.eps)
             offset = offset - folded @ mean.double()
         like = next(itertools.chain(self.parameters(), self.buffers()))
         return self._stock_layer(folded.to(like), offset.to(like))

@@ -20,17 +20,20 @@ _ID_BITS = 64
 
 
 class ETFHead(FeatureHead):
-    r"""Fixed classifier head: logits = s * M neck(h), with the class vectors M known before training.
+    r"""Fixed classifier head: logits = s M neck(h), with the class vectors M known before training.
 
-    .. math:: z = s\,M\,\nu(h), \qquad M M^\top = \tfrac{K}{K-1}\bigl(I - \tfrac1K 1 1^\top\bigr)
+    .. math:: z = \tfrac{s}{\sqrt{d}}\,M\,\nu(h), \qquad
+            M M^\top = \tfrac{K}{K-1}\bigl(I - \tfrac1K 1 1^\top\bigr)
 
     The neck makes features signed and centred, which is what a simplex needs: ReLU features alone reach a
     cosine of at most ~0.71 to a random frame's vectors (Yang et al., NeurIPS 2022, arXiv 2203.09081, use a
-    BatchNorm for the same reason). The only trainable parameter is the scale, or none.
+    BatchNorm for the same reason). Behind it, logits are divided by sqrt(d) (with ``basis="identity"`` by
+    sqrt(K), the features it reads), as if features had unit norm. The only trainable parameter is the scale.
 
-    A dense frame (``haar``, or K = d + 1) lives in the persistent buffer ``weight`` beside a zero ``bias``,
-    a structured one in its seed: its factors are rebuilt, and the state dict carries a fingerprint. Loading
-    a state dict whose class vectors are not this frame is refused, also with ``strict=False``.
+    A dense frame lives in the persistent buffer ``weight`` beside a zero ``bias``, a structured one
+    (:attr:`Frame.structured`: ``identity``, and ``hadamard`` when K d is large) in its seed: its factors are
+    rebuilt, and the state dict carries a fingerprint. Loading a state dict whose class vectors are not this
+    frame is refused, also with ``strict=False``.
 
     Args:
         in_features: d.
@@ -95,7 +98,9 @@ class ETFHead(FeatureHead):
                 f"frame: expected num_classes={num_classes}, in_features={in_features}, got {frame}"
             )
         self.frame = frame
-        self.active_features = frame.active_features
+        # Behind the neck the features that class vectors reach have a mean square norm of their number:
+        # divided by its root, one scale means the same at every width.
+        self._gain = 1.0 if neck is None or normalize else frame.active_features**-0.5
         self.normalize = normalize
         self.label_smoothing = label_smoothing
         self._initial_scale = resolve_scale(
@@ -152,7 +157,7 @@ class ETFHead(FeatureHead):
         if self.normalize:
             features = unit_features(features)
         factors = {name: getattr(self, self._buffer_name(name)) for name in self._factor_names}
-        return self.scale * self.frame.apply(features, factors)
+        return self.scale * self._gain * self.frame.apply(features, factors)
 
     def _linear(self) -> tuple[Tensor, Tensor | None]:
         if self.normalize:
@@ -160,7 +165,7 @@ class ETFHead(FeatureHead):
                 "fuse: a head with normalize=True is not linear in its features and has no plain-layer "
                 "equivalent; train with normalize=False (the default), or ship the head as it is"
             )
-        return self.scale.detach().double() * self.class_vectors().double(), None
+        return self.scale.detach().double() * self._gain * self.class_vectors().double(), None
 
     def extra_repr(self) -> str:
         """Frame, coherence and scale for ``print(model)``."""
@@ -183,7 +188,7 @@ class ETFHead(FeatureHead):
             self.init_non_persistent_buffers()  # load_state_dict(assign=True) on a model built on meta
 
     def _check_state(self, state_dict: dict[str, Any], prefix: str) -> str | None:
-        """Why the incoming tensors are not this head's, or None; rounded class vectors are made exact."""
+        """Why the incoming tensors are not this head's, or None; class vectors are taken from the frame."""
         where, advice = (
             prefix.rstrip("."),
             (
@@ -197,8 +202,7 @@ class ETFHead(FeatureHead):
             if tuple(weight.shape) != tuple(exact.shape) or not _same_vectors(weight, exact):
                 got = "x".join(map(str, weight.shape))
                 return f"{where}.weight ({got}) is not the head's fixed frame {self.frame}. {advice}."
-            if weight.dtype.itemsize < self.scale.dtype.itemsize:
-                state_dict[prefix + "weight"] = exact.to(self.scale)
+            state_dict[prefix + "weight"] = exact.to(weight if self.scale.is_meta else self.scale)
         stored = state_dict.get(prefix + "frame_id")
         if stored is None or stored.is_meta:
             return None

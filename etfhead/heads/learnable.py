@@ -19,8 +19,7 @@ class LinearHead(FeatureHead):
     Args:
         in_features: d.
         num_classes: K, at least 2.
-        neck: ``"batchnorm"`` or None; with a neck the features have unit mean square norm, so weights start
-            sqrt(d) larger than nn.Linear's to give logits of the usual size.
+        neck: ``"batchnorm"`` or None.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -43,8 +42,8 @@ class LinearHead(FeatureHead):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform weights of variance 1/(3d) (nn.Linear's; 1/3 behind a neck), zero bias."""
-        bound = 1.0 if self.neck is not None else self.in_features**-0.5
+        """Weights as nn.Linear draws them, uniform of variance 1/(3d); zero bias."""
+        bound = self.in_features**-0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.bias)
         if self.neck is not None:
