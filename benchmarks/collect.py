@@ -30,7 +30,8 @@ def main() -> None:
     }
     # Where a data set lies on the measuring machine is no part of the evidence.
     content["recipe"]["data_root"] = None
-    content["metadata"].pop("command", None)
+    for private in ("command", "earlier"):
+        content["metadata"].pop(private, None)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{args.name or summary['name']}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")

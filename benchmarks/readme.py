@@ -40,12 +40,11 @@ def comparison(name: str) -> str:
         text = "" if difference is None else f"{difference['mean']:+.2f}"
         if difference is not None and difference["low"] is not None:
             text += f" [{difference['low']:+.2f}, {difference['high']:+.2f}]"
-        speed = result.get("ratios", {}).get("images_per_s")
         head = f"{figures['params_head']['mean']:,.0f}"
         state = f"{figures['optimizer_state_bytes_head']['mean']:,.0f}"
-        rows.append([f"`{arm}`", *cells, text, f"{speed['mean']:.2f}" if speed else "", head, state])
+        rows.append([f"`{arm}`", *cells, text, head, state])
     header = ["arm", "test accuracy, best epoch (%)", "last epoch (%)", "difference [95 %]"]
-    header += ["speed ratio", "head parameters", "head optimizer state (bytes)"]
+    header += ["head parameters", "head optimizer state (bytes)"]
     return _table(header, rows) + f"\n\n{summary['verdict']}"
 
 
