@@ -28,8 +28,8 @@ def main() -> None:
         "recipe": yaml.safe_load((args.run / "recipe.yaml").read_text()),
         "results": summary,
     }
-    # Where a data set lies on the measuring machine is no part of the evidence.
-    content["recipe"]["data_root"] = None
+    # Where files lie on the measuring machine is no part of the evidence.
+    content["recipe"]["data_root"] = content["recipe"]["initial_checkpoint"] = None
     for private in ("command", "earlier"):
         content["metadata"].pop(private, None)
     RESULTS.mkdir(exist_ok=True)

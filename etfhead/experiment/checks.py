@@ -21,6 +21,17 @@ _HEAD_OPTIONS = {
     "cosine": ("neck", "scale", "learn_scale"),
     "etf": ("frame", "basis", "neck", "normalize", "scale", "learn_scale"),
 }
+# Arguments of timm.create_model that other keys own, or that would load files unchecked.
+_RESERVED = {
+    "cache_dir",
+    "checkpoint_path",
+    "in_chans",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+}
 _SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -170,6 +181,24 @@ def _check_data(recipe: Recipe) -> None:
         raise FieldError(("download",), f"dataset: {recipe.dataset} cannot be downloaded; remove it")
 
 
+def _check_schedule(recipe: Recipe) -> None:
+    """A schedule's own options are there, reach into the run, and are not given to another schedule."""
+    if recipe.sched == "none" and (recipe.warmup_epochs or recipe.min_lr):
+        key = "warmup_epochs" if recipe.warmup_epochs else "min_lr"
+        raise FieldError((key,), "sched: none keeps lr constant; remove it or choose a schedule")
+    owners = {"decay_epochs": "step", "decay_milestones": "multistep"}
+    for key, owner in owners.items():
+        value = getattr(recipe, key)
+        if recipe.sched != owner:
+            if value is not None:
+                raise FieldError((key,), f"has no effect with sched: {recipe.sched}; remove it")
+            continue
+        if not value:
+            raise FieldError((key,), f"sched: {owner} needs it, in epochs")
+        if max(value if isinstance(value, tuple) else (value,)) >= recipe.epochs:
+            raise FieldError((key,), f"expected fewer than epochs ({recipe.epochs}), got {value}")
+
+
 def _check_training(recipe: Recipe) -> None:
     if recipe.pretrained and recipe.initial_checkpoint is not None:
         raise FieldError(("initial_checkpoint",), "excludes pretrained: true; keep one of them")
@@ -177,8 +206,11 @@ def _check_training(recipe: Recipe) -> None:
         raise FieldError(
             ("warmup_epochs",), f"expected fewer than epochs ({recipe.epochs}), got {recipe.warmup_epochs}"
         )
+    _check_schedule(recipe)
     if recipe.min_lr > recipe.lr:
         raise FieldError(("min_lr",), f"expected at most lr ({recipe.lr}), got {recipe.min_lr}")
+    if reserved := sorted(_RESERVED & recipe.model_kwargs.keys()):
+        raise FieldError(("model_kwargs",), f"{', '.join(reserved)}: the recipe has its own keys for this")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
         raise FieldError(
             ("batch_size",), f"mixup and cutmix pair images: expected an even number, got {recipe.batch_size}"

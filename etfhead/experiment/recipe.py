@@ -108,7 +108,7 @@ class Recipe:
         default=None,
         metadata=_knob("train on this many images only, every class in proportion; null = all", ge=1),
     )
-    batch_size: int = field(default=128, metadata=_knob("images a step", ge=1))
+    batch_size: int = field(default=128, metadata=_knob("images a step; batch norm needs two", ge=2))
     workers: int = field(default=0, metadata=_knob("loading processes; results do not depend on it", ge=0))
 
     no_aug: bool = field(
@@ -160,6 +160,15 @@ class Recipe:
     warmup_epochs: int = field(default=0, metadata=_knob("epochs of linear warm-up", ge=0))
     warmup_lr: float = field(default=1e-5, metadata=_knob("learning rate where the warm-up starts", ge=0))
     min_lr: float = field(default=0.0, metadata=_knob("learning rate where the schedule ends", ge=0))
+    decay_epochs: int | None = field(
+        default=None, metadata=_knob("sched step: epochs between two decays", ge=1)
+    )
+    decay_milestones: tuple[int, ...] | None = field(
+        default=None, metadata=_knob("sched multistep: epochs of the decays", ge=1)
+    )
+    decay_rate: float = field(
+        default=0.1, metadata=_knob("sched step and multistep: factor of a decay", gt=0, lt=1)
+    )
     clip_grad: float | None = field(
         default=None, metadata=_knob("largest gradient norm, null = no clipping", gt=0)
     )

@@ -24,7 +24,7 @@ from etfhead.experiment.run_folder import (
     is_run_folder,
     seed_folder,
 )
-from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.experiment.training.arms import build_loss, build_mixup, build_model, resolve_arms
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.engine import Trainer
 from etfhead.experiment.training.fingerprint import differences, make_fingerprint
@@ -61,10 +61,11 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
     """
     from etfhead.experiment.report import write_report
 
-    out = Path(out)
+    out, recipe = Path(out), resolve_arms(recipe)
     check_folder(out, recipe, resume=resume, overwrite=overwrite)
     with preserved_rng(), make_accelerator(recipe) as accelerator:
-        splits = load_data(recipe)
+        with accelerator.local_main_process_first():  # one process of a machine downloads
+            splits = load_data(recipe)
         if resume:
             check_same_data(out, splits.info["digest"])
         _check_arms(recipe, splits)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Coherence", "Frame", "welch_bound"]
+__all__ = ["Coherence", "Frame", "checked_size", "welch_bound"]
 
 _GRAM_ROWS = 1024  # rows of the Gram matrix held at once: 8 MB per 1,000 classes
 
@@ -40,6 +41,17 @@ def welch_bound(num_classes: int, in_features: int) -> float:
     return math.sqrt(max(0.0, (K - d) / (d * (K - 1))))
 
 
+def checked_size(argument: str, value: Any, least: int) -> int:
+    """An integer (also NumPy's) of at least ``least``, or a ValueError that names the argument."""
+    try:
+        size = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = least - 1
+    if size < least:
+        raise ValueError(f"{argument}={value!r}: expected an integer >= {least}")
+    return size
+
+
 class Frame(ABC):
     """K class vectors in R^d, known before training.
 
@@ -55,11 +67,8 @@ class Frame(ABC):
     name: ClassVar[str]
 
     def __init__(self, num_classes: int, in_features: int) -> None:
-        for argument, value, least in (("num_classes", num_classes, 2), ("in_features", in_features, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{argument}={value!r}: expected an integer >= {least}")
-        self.num_classes = num_classes
-        self.in_features = in_features
+        self.num_classes = checked_size("num_classes", num_classes, 2)
+        self.in_features = checked_size("in_features", in_features, 1)
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -108,7 +117,7 @@ class Frame(ABC):
         signed, absolute = -math.inf, 0.0
         for start in range(0, self.num_classes, _GRAM_ROWS):
             gram = unit[start : start + _GRAM_ROWS] @ unit.T
-            rows = torch.arange(len(gram))
+            rows = torch.arange(len(gram), device="cpu")
             gram[rows, rows + start] = -math.inf
             signed = max(signed, gram.max().item())
             gram[rows, rows + start] = 0.0

@@ -50,7 +50,7 @@ class IdentityBasis(Basis):
 
     def matrix(self) -> Tensor:
         """Directions as rows: (rows, d), float64."""
-        return torch.eye(self.rows, self.in_features, dtype=torch.float64)
+        return torch.eye(self.rows, self.in_features, dtype=torch.float64, device="cpu")
 
     def factors(self) -> dict[str, Tensor]:
         """Nothing is needed."""
@@ -88,10 +88,10 @@ class HadamardBasis(Basis):
         Rows of A and B have random signs of their own: Hadamard matrices have a constant first column, which
         the centring of a simplex would turn into features that no class vector reaches.
         """
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
 
         def signs(count: int) -> Tensor:
-            return torch.randint(0, 2, (count,), generator=generator).double() * 2 - 1
+            return torch.randint(0, 2, (count,), generator=generator, device="cpu").double() * 2 - 1
 
         columns = signs(self.in_features)
         left = orthogonal_factor(self.left) * signs(self.left)[:, None]
@@ -125,8 +125,10 @@ class HaarBasis(Basis):
 
     def matrix(self) -> Tensor:
         """Directions as rows: (rows, d), float64."""
-        generator = torch.Generator().manual_seed(self.seed)
-        gaussian = torch.randn(self.in_features, self.rows, generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        gaussian = torch.randn(
+            self.in_features, self.rows, generator=generator, dtype=torch.float64, device="cpu"
+        )
         q, r = torch.linalg.qr(gaussian)
         return (q * r.diagonal().sign()).T.contiguous()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from difflib import get_close_matches
 from typing import Any
 
@@ -39,7 +40,9 @@ def make_frame(name: str = "auto", *, num_classes: int, in_features: int, **opti
         close = get_close_matches(str(name), FRAMES, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"frame={name!r}: expected 'auto' or one of {', '.join(map(repr, FRAMES))}{hint}")
-    try:
-        return kind(num_classes, in_features, **options)
-    except TypeError as error:
-        raise ValueError(f"frame={name!r}: {error}") from error
+    known = [
+        name for name in inspect.signature(kind).parameters if name not in ("num_classes", "in_features")
+    ]
+    if unknown := [option for option in options if option not in known]:
+        raise ValueError(f"{unknown[0]}: not an option of frame={kind.name!r}; it has {', '.join(known)}")
+    return kind(num_classes, in_features, **options)

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, Frame, welch_bound
+from etfhead.frames.base import Coherence, Frame, checked_size, welch_bound
 from etfhead.frames.basis import make_basis
 from etfhead.frames.orthogonal_factors import helmert_matrix
 
 __all__ = ["SimplexFrame"]
 
 # Up to this many numbers in M, one dense product beats the several small ones of a fast basis
-# (benchmarks/frame_logits), and 256 KiB of it are no burden.
+# (benchmarks/frame_logits), and 256 KiB of it are no burden. Part of the checkpoint format: a dense head
+# stores its matrix, a structured one does not.
 _DENSE_BELOW = 2**16
 
 
@@ -48,6 +49,7 @@ class SimplexFrame(Frame):
 
     def __init__(self, num_classes: int, in_features: int, *, basis: str = "hadamard", seed: int = 0) -> None:
         super().__init__(num_classes, in_features)
+        num_classes, in_features = self.num_classes, self.in_features
         if num_classes > in_features + 1:
             raise ValueError(
                 f"num_classes={num_classes} with in_features={in_features}: a simplex ETF needs "
@@ -56,9 +58,9 @@ class SimplexFrame(Frame):
                 f"nn.Sequential(nn.Linear({in_features}, {num_classes - 1}), "
                 f"ETFHead({num_classes - 1}, {num_classes}))"
             )
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        if checked_size("seed", seed, 0) >= 2**63:
             raise ValueError(f"seed={seed!r}: expected an integer from 0 to 2**63 - 1")
-        self.basis, self.seed = basis, seed
+        self.basis, self.seed = basis, 0 if basis == "identity" else int(seed)
         self._basis = make_basis(basis, min(num_classes, in_features), in_features, seed)
         self._gain = math.sqrt(num_classes / (num_classes - 1))
 
@@ -81,7 +83,8 @@ class SimplexFrame(Frame):
         directions = self._basis.matrix()
         if self.num_classes > self.in_features:
             return self._gain * helmert_matrix(self.num_classes) @ directions
-        return self._gain * (directions - directions.mean(0))
+        # A running sum has one order on every machine; a mean is split among threads and vector lanes.
+        return self._gain * (directions - directions.cumsum(0)[-1] / self.num_classes)
 
     def factors(self) -> dict[str, Tensor]:
         """The basis' factors, or the dense matrix as ``weight``."""

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from etfhead.frames.base import checked_size
+
 __all__ = ["FeatureHead", "Neck", "unit_features"]
 
 Neck = Literal["batchnorm"] | None
@@ -45,13 +47,10 @@ class FeatureHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for argument, value, least in (("in_features", in_features, 1), ("num_classes", num_classes, 2)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{argument}={value!r}: expected an integer >= {least}")
         if neck not in ("batchnorm", None):
             raise ValueError(f"neck={neck!r}: expected 'batchnorm' or None")
-        self.in_features = in_features
-        self.num_classes = self.out_features = num_classes
+        self.in_features = checked_size("in_features", in_features, 1)
+        self.num_classes = self.out_features = checked_size("num_classes", num_classes, 2)
         self.neck = None
         if neck == "batchnorm":
             self.neck = nn.BatchNorm1d(in_features, affine=False, device=device, dtype=dtype)

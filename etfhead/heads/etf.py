@@ -97,6 +97,10 @@ class ETFHead(FeatureHead):
             raise ValueError(
                 f"frame: expected num_classes={num_classes}, in_features={in_features}, got {frame}"
             )
+        if not isinstance(normalize, bool) or not isinstance(learn_scale, bool):
+            raise ValueError(
+                f"normalize={normalize!r}, learn_scale={learn_scale!r}: expected True or False for both"
+            )
         self.frame = frame
         # Behind the neck the features that class vectors reach have a mean square norm of their number:
         # divided by its root, one scale means the same at every width.
@@ -107,8 +111,8 @@ class ETFHead(FeatureHead):
             scale, num_classes, label_smoothing, unit_features=normalize or neck is not None
         )
         like = torch.empty(0, device=device, dtype=dtype)
+        self.register_buffer("frame_id", like.new_empty(_ID_BITS))
         if frame.structured:
-            self.register_buffer("frame_id", like.new_empty(_ID_BITS))
             self._factor_names = tuple(frame.factors())
         else:
             self.register_buffer("weight", like.new_empty(num_classes, in_features))
@@ -142,12 +146,37 @@ class ETFHead(FeatureHead):
             self.scale.fill_(self._initial_scale)
             if self.neck is not None:
                 self.neck.reset_running_stats()
+            self._restore_frame()
+
+    def _restore_frame(self) -> None:
+        """Write every fixed tensor from the frame, in the head's present type."""
+        if self.scale.is_meta:
+            return
+        with torch.no_grad():
+            self.frame_id.copy_(self._fingerprint())
             if self.frame.structured:
                 self.init_non_persistent_buffers()
-                self.frame_id.copy_(_fingerprint(self.frame))
             else:
                 self.weight.copy_(self.frame.matrix())
                 self.bias.zero_()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ETFHead:
+        dtype = self.scale.dtype
+        super()._apply(fn, recurse)
+        if self.scale.dtype != dtype:
+            # .half().float() would leave rounded class vectors behind.
+            self._restore_frame()
+        return self
+
+    def _fingerprint(self) -> Tensor:
+        """First 64 bits of the SHA-256 of the frame's spec and of ``normalize``, as zeros and ones.
+
+        Bits survive what a checkpoint goes through: any float type holds them, and an averaged or rounded
+        copy still rounds to them.
+        """
+        spec = json.dumps({**self.frame.spec(), "normalize": self.normalize}, sort_keys=True)
+        bits = int.from_bytes(hashlib.sha256(spec.encode()).digest()[: _ID_BITS // 8], "big")
+        return torch.tensor([bits >> i & 1 for i in range(_ID_BITS)], dtype=torch.float64, device="cpu")
 
     def class_vectors(self) -> Tensor:
         """Class vectors as rows, (K, d), in the head's type and on its device, without the scale."""
@@ -184,33 +213,32 @@ class ETFHead(FeatureHead):
             error_msgs.append(complaint)
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
-        if any(buffer.is_meta for buffer in self.buffers()) and not self.scale.is_meta:
-            self.init_non_persistent_buffers()  # load_state_dict(assign=True) on a model built on meta
+        # Whatever the file held in the end (rounded, averaged, or a model built on meta), this is exact.
+        self._restore_frame()
 
     def _check_state(self, state_dict: dict[str, Any], prefix: str) -> str | None:
-        """Why the incoming tensors are not this head's, or None; class vectors are taken from the frame."""
+        """Why the incoming tensors are not this head's, or None."""
         where, advice = (
             prefix.rstrip("."),
             (
-                "A learnable classifier or another frame cannot become this one: load that checkpoint before "
-                "swap_head, or build the head with the frame it was trained with"
+                "A learnable classifier or another head cannot become this one: load that checkpoint before "
+                "swap_head, or build the head with the options it was trained with"
             ),
         )
-        weight = state_dict.get(prefix + "weight")
-        if weight is not None and not weight.is_meta:
-            exact = self.frame.matrix()
-            if tuple(weight.shape) != tuple(exact.shape) or not _same_vectors(weight, exact):
-                got = "x".join(map(str, weight.shape))
-                return f"{where}.weight ({got}) is not the head's fixed frame {self.frame}. {advice}."
-            state_dict[prefix + "weight"] = exact.to(weight if self.scale.is_meta else self.scale)
-        stored = state_dict.get(prefix + "frame_id")
+        weight, bias, stored = (state_dict.get(prefix + name) for name in ("weight", "bias", "frame_id"))
+        if weight is not None and not weight.is_meta and not _same_vectors(weight, self.frame.matrix()):
+            got = "x".join(map(str, weight.shape))
+            return f"{where}.weight ({got}) is not the head's fixed frame {self.frame}. {advice}."
+        if bias is not None and not bias.is_meta and bias.abs().max() > 0:
+            return f"{where}.bias is not zero, as that of the head's fixed frame is. {advice}."
         if stored is None or stored.is_meta:
             return None
-        if stored.shape == (_ID_BITS,) and torch.equal(
-            stored.cpu().double().round(), _fingerprint(self.frame)
-        ):
+        if stored.shape == (_ID_BITS,) and torch.equal(stored.cpu().double().round(), self._fingerprint()):
             return None
-        return f"{where}.frame_id is not that of the head's fixed frame {self.frame}. {advice}."
+        return (
+            f"{where}.frame_id is not that of the head's fixed frame {self.frame} with "
+            f"normalize={self.normalize}. {advice}."
+        )
 
 
 class ETFConvHead(ETFHead):
@@ -223,18 +251,8 @@ class ETFConvHead(ETFHead):
     channel_dim = 1
 
 
-def _fingerprint(frame: Frame) -> Tensor:
-    """First 64 bits of the SHA-256 of the frame's spec, as zeros and ones.
-
-    Bits survive what a checkpoint goes through: any float type holds them, and an averaged or rounded
-    copy still rounds to them.
-    """
-    digest = hashlib.sha256(json.dumps(frame.spec(), sort_keys=True).encode()).digest()
-    bits = int.from_bytes(digest[: _ID_BITS // 8], "big")
-    return torch.tensor([bits >> i & 1 for i in range(_ID_BITS)], dtype=torch.float64)
-
-
 def _same_vectors(weight: Tensor, exact: Tensor) -> bool:
-    """Equal up to the rounding of the stored type."""
-    tolerance = max(4 * torch.finfo(weight.dtype).eps, 1e-6) * exact.abs().max()
-    return bool((weight.detach().cpu().double() - exact).abs().max() <= tolerance)
+    """Equal up to the rounding of any float type on the way; another frame differs a hundred times more."""
+    if weight.shape != exact.shape or not weight.is_floating_point():
+        return False
+    return bool((weight.detach().cpu().double() - exact).abs().max() <= 1e-2 * exact.abs().max())

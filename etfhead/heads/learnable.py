@@ -116,9 +116,7 @@ class CosineHead(FeatureHead):
         return unit_features(self.weight)
 
     def _logits(self, features: Tensor) -> Tensor:
-        return self.scale * nn.functional.linear(
-            nn.functional.normalize(features, dim=-1), self.class_vectors()
-        )
+        return self.scale * nn.functional.linear(unit_features(features), self.class_vectors())
 
     def _linear(self) -> tuple[Tensor, Tensor | None]:
         raise ValueError(

@@ -44,6 +44,8 @@ def resolve_scale(
     scale: float | Literal["auto"], num_classes: int, label_smoothing: float, *, unit_features: bool
 ) -> float:
     """The number behind ``scale``: checked if given, :func:`auto_scale` for unit features, else 1."""
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing={label_smoothing}: expected a number in [0, 1)")
     if scale == "auto":
         return auto_scale(num_classes, label_smoothing) if unit_features else 1.0
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:

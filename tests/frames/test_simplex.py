@@ -96,6 +96,17 @@ def test_hadamard_bits_do_not_depend_on_floating_point_libraries():
     assert signs == "-++-+++++++--+--"
 
 
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize(("K", "d"), [(10, 64), (65, 64), (7, 97), (160, 512)])
+def test_a_default_device_does_not_reach_the_frame(basis, K, d):
+    expected = SimplexFrame(K, d, basis=basis).matrix()
+    with torch.device("meta"):
+        frame = SimplexFrame(K, d, basis=basis)
+        matrix, factors = frame.matrix(), frame.factors()
+    assert torch.equal(matrix, expected)
+    assert all(factor.device.type == "cpu" for factor in factors.values())
+
+
 def test_coherence_closed_form_equals_the_measured_one():
     for K, d in ((2, 1), (10, 64), (65, 64)):
         frame = SimplexFrame(K, d)
@@ -141,7 +152,7 @@ def test_haar_directions_do_not_lean_to_the_all_ones_vector():
         ({"num_classes": 3, "in_features": 8.0}, "in_features=8.0"),
         ({"num_classes": 3, "in_features": 8, "basis": "fourier"}, "basis='fourier'.*'haar'"),
         ({"num_classes": 3, "in_features": 8, "seed": -1}, "seed=-1"),
-        ({"num_classes": 3, "in_features": 8, "rotation": 1}, "rotation"),
+        ({"num_classes": 3, "in_features": 8, "rotation": 1}, "rotation: not an option of frame='simplex'"),
         ({"name": "simplx", "num_classes": 3, "in_features": 8}, "did you mean 'simplex'"),
     ],
 )  # fmt: skip

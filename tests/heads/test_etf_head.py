@@ -249,6 +249,62 @@ def test_meta_init_then_assign(basis):
     assert torch.equal(head(h), donor(h))
 
 
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_round_trip_through_half_precision_is_exact(basis, dtype):
+    head = ETFHead(D, K, basis=basis, neck=None, seed=1)
+    h, reference = torch.randn(8, D), fixed_tensors(head)
+    assert head.scale.item() == 1.0  # survives the rounding, so the logits must too
+    expected = head(h)
+    head.to(dtype).float()
+    assert_frame_exact(head, reference)
+    assert torch.equal(head(h), expected)
+    torch.testing.assert_close(head.eval().fuse()(h), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_a_half_checkpoint_cast_up_is_the_same_frame(basis):
+    head = ETFHead(D, K, basis=basis, seed=2)
+    state = {k: v.bfloat16().float() if v.is_floating_point() else v for k, v in head.state_dict().items()}
+    twin = ETFHead(D, K, basis=basis, seed=2)
+    twin.load_state_dict(state)
+    assert_frame_exact(twin, fixed_tensors(head))
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_meta_then_to_empty_then_load_needs_no_reset(basis):
+    donor = trained(ETFHead(D, K, basis=basis)).eval()
+    head = ETFHead(D, K, basis=basis, device="meta").eval().to_empty(device="cpu")
+    for tensor in (*head.parameters(), *head.buffers()):
+        tensor.detach().fill_(7)  # what to_empty leaves is arbitrary
+    head.load_state_dict(donor.state_dict())
+    h = torch.randn(4, D)
+    assert torch.equal(head(h), donor(h))
+
+
+def test_a_bias_or_another_normalisation_is_refused():
+    state = ETFHead(64, 10).state_dict()
+    with pytest.raises(RuntimeError, match="bias is not zero"):
+        ETFHead(64, 10).load_state_dict({**state, "bias": torch.ones(10)})
+    with pytest.raises(RuntimeError, match="normalize=True"):
+        ETFHead(64, 10, normalize=True).load_state_dict(state)
+
+
+def test_quantised_weights_are_refused_with_a_message():
+    state = ETFHead(64, 10).state_dict()
+    with pytest.raises(RuntimeError, match="is not the head's fixed frame"):
+        ETFHead(64, 10).load_state_dict({**state, "weight": state["weight"].mul(100).to(torch.int8)})
+
+
+def test_identity_has_no_seed_to_disagree_about():
+    ETFHead(64, 10, basis="identity", seed=1).load_state_dict(ETFHead(64, 10, basis="identity").state_dict())
+
+
+def test_numpy_sizes_are_sizes():
+    numpy = pytest.importorskip("numpy")
+    assert ETFHead(numpy.int64(64), numpy.int64(10)).fuse().weight.shape == (10, 64)
+
+
 def test_reset_parameters_derives_everything_again():
     head = trained(ETFHead(D, K, basis="haar", seed=3))
     expected = ETFHead(D, K, basis="haar", seed=3).state_dict()
@@ -344,6 +400,9 @@ def test_a_given_frame_is_used_and_checked():
         ((D, K), {"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ((D, K), {"basis": "dct"}, "basis='dct'"),
         ((D, K), {"frame": "orthoplx"}, "frame='orthoplx'"),
+        ((D, K), {"normalize": "no"}, "normalize='no'.*True or False"),
+        ((D, K), {"learn_scale": 1}, "learn_scale=1.*True or False"),
+        ((D, K), {"scale": 2.0, "label_smoothing": 2.0}, "label_smoothing=2.0"),
     ],
 )
 def test_bad_options_name_the_argument(arguments, options, message):

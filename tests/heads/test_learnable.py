@@ -56,3 +56,9 @@ def test_cosine_head_refuses_to_fuse():
 def test_auto_scale_formula_and_floor(value):
     assert auto_scale(10, value) == pytest.approx(math.log(1 + 10 * (1 - value) / value) * 0.9)
     assert auto_scale(10, 0.0) == auto_scale(10, 0.005) == auto_scale(10, 0.01)
+
+
+def test_cosine_head_takes_zero_and_huge_features_in_half_precision():
+    head = CosineHead(64, 3).half()
+    for h in (torch.zeros(2, 64), torch.full((2, 64), 6e4)):
+        assert torch.isfinite(head(h.half())).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ def _digest(source: Source, parts: list[tuple[Images, list[bytes], Indices]]) ->
             if isinstance(images, ArrayImages):
                 digest.update(prints[i])
             else:
-                digest.update(f"{images.paths[i]}\n{images.sizes[i]}\n".encode())
+                digest.update(os.fsencode(f"{images.paths[i]}\n{images.sizes[i]}\n"))
     return digest.hexdigest()
 
 

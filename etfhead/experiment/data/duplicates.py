@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -29,7 +30,7 @@ def _hash_files(images: FileImages, repeated: npt.NDArray[np.int64]) -> list[byt
     )
     for path, may_repeat in progress:
         if not may_repeat:
-            prints.append(f"{images.root}/{path}".encode())
+            prints.append(os.fsencode(f"{images.root}/{path}"))
             continue
         try:
             with (images.root / path).open("rb") as file:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -15,11 +18,34 @@ from etfhead.experiment.training.rng import seed_model
 if TYPE_CHECKING:
     from timm.data import Mixup
 
-__all__ = ["build_loss", "build_mixup", "build_model", "load_initial_weights"]
+__all__ = ["build_loss", "build_mixup", "build_model", "load_initial_weights", "resolve_arms"]
 
 _log = logging.getLogger(__name__)
 
 _OPTIONS = ("frame", "basis", "neck", "normalize", "scale", "learn_scale")
+
+
+def resolve_arms(recipe: Recipe) -> Recipe:
+    """Write the default of its head into every option an arm leaves open.
+
+    What a run records and compares on ``--resume`` is then what it trained with, also after a later version
+    has changed a default.
+    """
+    from etfhead import heads
+
+    kinds = {"etf": heads.ETFHead, "cosine": heads.CosineHead, "linear": heads.LinearHead}
+    arms = {}
+    for name, arm in recipe.arms.items():
+        options = inspect.signature(kinds[arm.head]).parameters
+        filled: dict[str, Any] = {
+            option: "none" if options[option].default is None else options[option].default
+            for option in _OPTIONS
+            if option in options and getattr(arm, option) is None
+        }
+        if arm.loss == "dot_regression" and arm.class_balanced is None:
+            filled["class_balanced"] = False
+        arms[name] = dataclasses.replace(arm, **filled)
+    return dataclasses.replace(recipe, arms=arms)
 
 
 def build_model(recipe: Recipe, arm: Arm, num_classes: int, seed: int) -> nn.Module:
@@ -132,7 +158,7 @@ def load_initial_weights(model: nn.Module, path: str) -> None:
     from etfhead.surgery import find_classifiers
 
     try:
-        state = load_state_dict(path, weights_only=True)
+        state = load_state_dict(str(Path(path).expanduser()), weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"initial_checkpoint: there is no file {path!r}") from None
     except Exception as error:  # safetensors, pickle, zipfile and torch each fail in their own way

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from etfhead._version import __version__
 from etfhead.experiment.recipe import Recipe
 
 __all__ = ["differences", "make_fingerprint", "shared_settings"]
@@ -51,12 +52,13 @@ def make_fingerprint(
     checkpoint = recipe.initial_checkpoint
     options = {f"arms.{arm}.{key}": _plain(value) for key, value in vars(recipe.arms[arm]).items()}
     return {
+        "etfhead": __version__,
         **shared_settings(recipe),
         "arm": arm,
         **options,
         "seed": seed,
         "data_digest": data_digest,
-        "initial_weights": None if checkpoint is None else _digest(Path(checkpoint)),
+        "initial_weights": None if checkpoint is None else _digest(Path(checkpoint).expanduser()),
         "processes": processes,
     }
 

@@ -83,6 +83,9 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_
             warmup_epochs=recipe.warmup_epochs,
             warmup_lr=recipe.warmup_lr,
             min_lr=recipe.min_lr,
+            decay_epochs=recipe.decay_epochs or recipe.epochs,
+            decay_milestones=list(recipe.decay_milestones or ()),
+            decay_rate=recipe.decay_rate,
             step_on_epochs=False,
             updates_per_epoch=steps_per_epoch,
         )
@@ -148,7 +151,7 @@ class Session:
         if recipe.model_ema:
             from timm.utils import ModelEmaV3
 
-            ema = ModelEmaV3(raw, decay=recipe.model_ema_decay)
+            ema = ModelEmaV3(raw, decay=recipe.model_ema_decay, use_warmup=True)
         sampler = KeyedBatchSampler(_size(splits.train), recipe.batch_size, seed)
         mixup = build_mixup(recipe, options, splits.num_classes)
         model, optimizer = accelerator.prepare(raw, build_optimizer(recipe, raw))
