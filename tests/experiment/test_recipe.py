@@ -33,7 +33,7 @@ def test_defaults_are_valid_and_frozen():
     [
         ("epochs", 1, 0),
         ("img_size", 1, 0),
-        ("batch_size", 1, 0),
+        ("batch_size", 2, 1),
         ("lr", 1e-9, 0.0),
         ("lr", 100.0, float("nan")),
         ("lr", 100.0, float("inf")),
@@ -96,6 +96,14 @@ def test_limits_of_one_field(key, good, bad):
         ({"mixup": 0.2, "batch_size": 15}, "batch_size", {"batch_size": 16}),
         ({"cutmix": 1.0, "batch_size": 15}, "batch_size", {"cutmix": 0.0}),
         ({"cpu": True, "amp_dtype": "float16"}, "amp_dtype", {"amp_dtype": "bfloat16"}),
+        ({"model_kwargs": {"checkpoint_path": "/x"}}, "model_kwargs", {"model_kwargs": {}}),
+        ({"model_kwargs": {"num_classes": 3}}, "model_kwargs", {"model_kwargs": {"patch_size": 4}}),
+        ({"sched": "none", "epochs": 4, "warmup_epochs": 1}, "warmup_epochs", {"warmup_epochs": 0}),
+        ({"sched": "none", "min_lr": 1e-5}, "min_lr", {"min_lr": 0.0}),
+        ({"sched": "step", "epochs": 4}, "decay_epochs", {"decay_epochs": 2}),
+        ({"sched": "step", "epochs": 4, "decay_epochs": 4}, "decay_epochs", {"decay_epochs": 3}),
+        ({"sched": "multistep", "epochs": 4}, "decay_milestones", {"decay_milestones": (2, 3)}),
+        ({"sched": "cosine", "epochs": 4, "decay_epochs": 2}, "decay_epochs", {"decay_epochs": None}),
     ],
 )
 def test_fields_that_exclude_each_other_and_how_to_mend_them(changes, key, mends):

@@ -319,3 +319,15 @@ def test_environment_names_no_person_and_no_machine(run, recipe, tmp_path, monke
     text = json.dumps(environment)
     assert "jane" not in text
     assert platform.node() not in text
+
+
+def test_the_folder_names_every_default_and_resume_compares_them(run, plain, tmp_path):
+    recipe = replace(plain, arms={"etf": Arm(head="etf")}, baseline="etf", epochs=1, warmup_epochs=0)
+    out = run(recipe, tmp_path / "out")
+    assert "basis: hadamard" in (out / "recipe.yaml").read_text()
+    fingerprint = read(out, "etf")[0]["fingerprint"]
+    assert (fingerprint["arms.etf.basis"], fingerprint["arms.etf.neck"]) == ("hadamard", "batchnorm")
+    run(recipe, out, resume=True)
+    # What a later version with another default would ask for.
+    with pytest.raises(ValueError, match="basis is 'hadamard' there, 'haar' now"):
+        run(replace(recipe, arms={"etf": Arm(head="etf", basis="haar")}), out, resume=True)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from etfhead.errors import CheckpointError
 from etfhead.experiment.recipe import Arm
-from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.experiment.training.arms import build_loss, build_mixup, build_model, resolve_arms
 from etfhead.surgery import find_classifiers, find_heads
 
 DOT = Arm(head="etf", loss="dot_regression", normalize=True, scale=1, learn_scale=False)
@@ -171,3 +171,42 @@ def test_every_option_of_an_arm_is_used():
     """A new field of Arm must be wired here or in the loss."""
     used = {"head", "loss", "frame", "basis", "neck", "normalize", "scale", "learn_scale", "class_balanced"}
     assert {field.name for field in dataclasses.fields(Arm)} == used
+
+
+def test_resolved_arms_say_every_default_and_build_the_same_model(recipe):
+    open_arms = {"stock": Arm(), "etf": Arm(head="etf"), "cosine": Arm(head="cosine")}
+    recipe = dataclasses.replace(recipe, arms=open_arms, baseline="stock")
+    resolved = resolve_arms(recipe)
+    assert resolved.arms["etf"].basis == "hadamard"
+    assert resolved.arms["etf"].neck == "batchnorm"
+    assert resolved.arms["cosine"].neck == resolved.arms["stock"].neck == "none"
+    assert resolved.arms["stock"].basis is None
+    assert resolve_arms(resolved) == resolved
+    for name in open_arms:
+        ours, theirs = (build_model(r, r.arms[name], 4, seed=0).state_dict() for r in (recipe, resolved))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sched": "step", "decay_epochs": 2}, [1, 1, 0.1, 0.1, 0.01]),
+        ({"sched": "step", "decay_epochs": 2, "decay_rate": 0.5}, [1, 1, 0.5, 0.5, 0.25]),
+        ({"sched": "multistep", "decay_milestones": (1, 4)}, [1, 0.1, 0.1, 0.1, 0.01]),
+        ({"sched": "none"}, [1, 1, 1, 1, 1]),
+    ],
+)
+def test_learning_rate_at_the_start_of_each_epoch(recipe, options, expected):
+    from etfhead.experiment.training.session import build_optimizer, build_scheduler
+
+    recipe = dataclasses.replace(recipe, epochs=5, warmup_epochs=0, min_lr=0.0, lr=0.1, **options)
+    optimizer = build_optimizer(recipe, torch.nn.Linear(2, 2))
+    scheduler = build_scheduler(recipe, optimizer, steps_per_epoch=3)
+    rates = []
+    for update in range(15):
+        if update % 3 == 0:
+            rates.append(optimizer.param_groups[0]["lr"] / recipe.lr)
+        if scheduler is not None:
+            scheduler.step_update(update + 1)
+    assert rates == pytest.approx(expected)
