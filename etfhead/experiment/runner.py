@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from etfhead.errors import CheckpointError, Interrupted
+from etfhead.errors import CheckpointError, DataError, Interrupted
 from etfhead.experiment.data import Splits, load_data
 from etfhead.experiment.data.rng import preserved_rng
 from etfhead.experiment.environment import describe_environment
@@ -123,8 +123,12 @@ def _run_one(
     images = recipe.epochs * session.steps_per_epoch * session.share * accelerator.num_processes
     done = trainer.position.images
     with ProgressBar(title, epochs=recipe.epochs, images=images, done=done, hidden=hidden) as bar:
-        trainer.fit(bar)
-        result = conclude(trainer, splits, folder, fingerprint)
+        try:
+            trainer.fit(bar)
+            result = conclude(trainer, splits, folder, fingerprint)
+        except DataError as error:
+            # Files are decoded when they are drawn, so an unreadable one can turn up hours into a run.
+            raise DataError(f"arm {arm!r}, seed {seed}: {error}; {trainer.left()}") from error
     if not hidden:
         say(f"{title}: {_summary(result)}")
 

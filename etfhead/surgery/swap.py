@@ -92,7 +92,9 @@ def fold_head(model: M) -> M:
     """Turn every etfhead head of a model back into the stock layer, in place.
 
     The folded model needs no etfhead: its state dict loads strictly into the stock model with the same
-    number of classes, and in evaluation mode the logits are the same. A layer that had no bias has one now.
+    number of classes, and in evaluation mode the logits are the same up to float rounding. A folded layer
+    always has a bias, as all of timm's classifiers do; the few models whose classifier has none
+    (torchvision's ``maxvit_t``) gain a key.
 
     Args:
         model: A model that went through :func:`swap_head`, or holds heads of its own.

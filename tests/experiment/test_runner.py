@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from etfhead.errors import TrainingError
+from etfhead.errors import DataError, TrainingError
 from etfhead.experiment import runner
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.training.session import Session
@@ -331,3 +331,24 @@ def test_the_folder_names_every_default_and_resume_compares_them(run, plain, tmp
     # What a later version with another default would ask for.
     with pytest.raises(ValueError, match="basis is 'hadamard' there, 'haar' now"):
         run(replace(recipe, arms={"etf": Arm(head="etf", basis="haar")}), out, resume=True)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_image_that_turns_out_unreadable_is_told_with_what_is_left(run, plain, splits, tmp_path, split):
+    out = tmp_path / "out"
+    run(replace(plain, arms={"first": Arm()}, baseline="first"), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def fail(count):
+        if split != "train" or count >= len(splits.train) + STEP:  # in the second epoch
+            raise DataError("cat.jpg: cannot be read as an image")
+
+    dataset = getattr(splits, split)
+    dataset.read.clear()
+    dataset.before = fail
+    recipe = replace(plain, arms={"first": Arm(), "etf": Arm(head="etf")}, baseline="first")
+    left = "no checkpoint was written yet" if split == "val" else r"last good checkpoint: .*state\.pt"
+    with pytest.raises(DataError, match=rf"^arm 'etf', seed 0: cat\.jpg: cannot be read as an image; {left}"):
+        run(recipe, out, resume=True)
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed <= {"recipe.yaml", "env.json"}

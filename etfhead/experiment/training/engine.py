@@ -252,7 +252,10 @@ class Trainer:
 
     def _complaint(self, what: str, step: int | None = None) -> str:
         """One line: what, where, and what is left."""
-        good = self.states.last_good
-        left = f"last good checkpoint: {good}" if good else "no checkpoint was written yet"
         advice = "Check the data, lower lr, set clip_grad, or train in float32"
-        return f"arm {self.arm!r}, seed {self.seed}: {what} at {self.where(step)}; {left}. {advice}"
+        return f"arm {self.arm!r}, seed {self.seed}: {what} at {self.where(step)}; {self.left()}. {advice}"
+
+    def left(self) -> str:
+        """What an error leaves behind."""
+        good = self.states.last_good
+        return f"last good checkpoint: {good}" if good else "no checkpoint was written yet"
