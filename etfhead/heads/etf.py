@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, Literal
 
 import torch
@@ -11,12 +9,12 @@ from torch import Tensor, nn
 
 from etfhead.frames import Frame, make_frame
 from etfhead.heads.base import FeatureHead, Neck, unit_features
+from etfhead.heads.frame_state import ID_BITS, fingerprint, mismatch
 from etfhead.heads.scale import resolve_scale
 
 __all__ = ["ETFConvHead", "ETFHead"]
 
 _PREFIX = "frame_"  # buffers that hold a structured frame's factors
-_ID_BITS = 64
 
 
 class ETFHead(FeatureHead):
@@ -111,7 +109,7 @@ class ETFHead(FeatureHead):
             scale, num_classes, label_smoothing, unit_features=normalize or neck is not None
         )
         like = torch.empty(0, device=device, dtype=dtype)
-        self.register_buffer("frame_id", like.new_empty(_ID_BITS))
+        self.register_buffer("frame_id", like.new_empty(ID_BITS))
         if frame.structured:
             self._factor_names = tuple(frame.factors())
         else:
@@ -153,7 +151,7 @@ class ETFHead(FeatureHead):
         if self.scale.is_meta:
             return
         with torch.no_grad():
-            self.frame_id.copy_(self._fingerprint())
+            self.frame_id.copy_(fingerprint(self._identity()))
             if self.frame.structured:
                 self.init_non_persistent_buffers()
             else:
@@ -168,15 +166,9 @@ class ETFHead(FeatureHead):
             self._restore_frame()
         return self
 
-    def _fingerprint(self) -> Tensor:
-        """First 64 bits of the SHA-256 of the frame's spec and of ``normalize``, as zeros and ones.
-
-        Bits survive what a checkpoint goes through: any float type holds them, and an averaged or rounded
-        copy still rounds to them.
-        """
-        spec = json.dumps({**self.frame.spec(), "normalize": self.normalize}, sort_keys=True)
-        bits = int.from_bytes(hashlib.sha256(spec.encode()).digest()[: _ID_BITS // 8], "big")
-        return torch.tensor([bits >> i & 1 for i in range(_ID_BITS)], dtype=torch.float64, device="cpu")
+    def _identity(self) -> dict[str, Any]:
+        """What a state dict must have been trained with to belong to this head."""
+        return {**self.frame.spec(), "normalize": self.normalize}
 
     def class_vectors(self) -> Tensor:
         """Class vectors as rows, (K, d), in the head's type and on its device, without the scale."""
@@ -209,36 +201,13 @@ class ETFHead(FeatureHead):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
         error_msgs: list[str] = args[-1]
-        if (complaint := self._check_state(state_dict, prefix)) is not None:
+        complaint = mismatch(state_dict, prefix, identity=self._identity(), exact=self.frame.matrix())
+        if complaint is not None:
             error_msgs.append(complaint)
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
         # Whatever the file held in the end (rounded, averaged, or a model built on meta), this is exact.
         self._restore_frame()
-
-    def _check_state(self, state_dict: dict[str, Any], prefix: str) -> str | None:
-        """Why the incoming tensors are not this head's, or None."""
-        where, advice = (
-            prefix.rstrip("."),
-            (
-                "A learnable classifier or another head cannot become this one: load that checkpoint before "
-                "swap_head, or build the head with the options it was trained with"
-            ),
-        )
-        weight, bias, stored = (state_dict.get(prefix + name) for name in ("weight", "bias", "frame_id"))
-        if weight is not None and not weight.is_meta and not _same_vectors(weight, self.frame.matrix()):
-            got = "x".join(map(str, weight.shape))
-            return f"{where}.weight ({got}) is not the head's fixed frame {self.frame}. {advice}."
-        if bias is not None and not bias.is_meta and bias.abs().max() > 0:
-            return f"{where}.bias is not zero, as that of the head's fixed frame is. {advice}."
-        if stored is None or stored.is_meta:
-            return None
-        if stored.shape == (_ID_BITS,) and torch.equal(stored.cpu().double().round(), self._fingerprint()):
-            return None
-        return (
-            f"{where}.frame_id is not that of the head's fixed frame {self.frame} with "
-            f"normalize={self.normalize}. {advice}."
-        )
 
 
 class ETFConvHead(ETFHead):
@@ -249,10 +218,3 @@ class ETFConvHead(ETFHead):
     """
 
     channel_dim = 1
-
-
-def _same_vectors(weight: Tensor, exact: Tensor) -> bool:
-    """Equal up to the rounding of any float type on the way; another frame differs a hundred times more."""
-    if weight.shape != exact.shape or not weight.is_floating_point():
-        return False
-    return bool((weight.detach().cpu().double() - exact).abs().max() <= 1e-2 * exact.abs().max())
