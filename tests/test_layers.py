@@ -21,7 +21,6 @@ MAY_IMPORT = {
     "surgery": {"heads", "frames"},
     "experiment": {"frames", "heads", "losses", "metrics", "theory", "surgery", "errors", "_version"},
     "cli": {"experiment", "errors", "_version"},
-    "__main__": {"cli"},
     "recipes": set(),
     "__init__": {"_version", "frames", "heads", "losses", "surgery"},
 }
