@@ -42,9 +42,10 @@ def comparison(name: str) -> str:
             text += f" [{difference['low']:+.2f}, {difference['high']:+.2f}]"
         head = f"{figures['params_head']['mean']:,.0f}"
         state = f"{figures['optimizer_state_bytes_head']['mean']:,.0f}"
-        rows.append([f"`{arm}`", *cells, text, head, state])
+        ece = f"{figures['test_ece_best']['mean']:.2f}"
+        rows.append([f"`{arm}`", *cells, text, ece, head, state])
     header = ["arm", "test accuracy, best epoch (%)", "last epoch (%)", "difference [95 %]"]
-    header += ["head parameters", "head optimizer state (bytes)"]
+    header += ["ECE (%)", "head parameters", "head optimizer state (bytes)"]
     return _table(header, rows) + f"\n\n{summary['verdict']}"
 
 

@@ -113,11 +113,3 @@ def kill_at():
         dataset.before = before
 
     return arm
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
