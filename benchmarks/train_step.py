@@ -15,6 +15,7 @@ from torch import nn
 
 from benchmarks.common import quartiles, ratio, take_turns, write
 from etfhead import swap_head
+from etfhead.surgery import find_classifiers
 
 CASES = [  # model, image size, batch, classes; the first is what the quickstart and fashion_mnist train
     ("test_resnet", 32, 128, 10),
@@ -46,6 +47,7 @@ def measure(name: str, size: int, batch: int, classes: int, rounds: int, device:
         if basis is not None:
             swap_head(model, basis=basis)
         models[basis or "learnable"] = model.to(device).train()
+    width = next(iter(find_classifiers(models["learnable"]).values())).in_features
     sides = {arm: step(model, images, labels) for arm, model in models.items()}
     seconds = take_turns(sides, rounds=rounds, device=device, label=name)
     return [
@@ -54,7 +56,7 @@ def measure(name: str, size: int, batch: int, classes: int, rounds: int, device:
             "img_size": size,
             "batch_size": batch,
             "num_classes": classes,
-            "in_features": models["learnable"].num_features,
+            "in_features": width,
             "head": arm,
             "trainable_parameters": sum(p.numel() for p in models[arm].parameters() if p.requires_grad),
             "rounds": rounds,
