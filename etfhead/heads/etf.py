@@ -110,18 +110,15 @@ class ETFHead(FeatureHead):
         )
         like = torch.empty(0, device=device, dtype=dtype)
         self.register_buffer("frame_id", like.new_empty(ID_BITS))
-        if frame.structured:
-            self._factor_names = tuple(frame.factors())
-        else:
+        self._factor_names: tuple[str, ...] = ("weight",)
+        if not frame.structured:
             self.register_buffer("weight", like.new_empty(num_classes, in_features))
             self.register_buffer("bias", like.new_empty(num_classes))
-            self._factor_names = ("weight",)
         initial_scale = like.new_empty(1)
         if learn_scale:
             self.scale = nn.Parameter(initial_scale)
         else:
             self.register_buffer("scale", initial_scale)
-        self.init_non_persistent_buffers()
         self.reset_parameters()
 
     def _buffer_name(self, factor: str) -> str:
@@ -130,7 +127,9 @@ class ETFHead(FeatureHead):
     def init_non_persistent_buffers(self) -> None:
         """Derive the structured frame's factors from its seed (timm's hook after ``to_empty``)."""
         if self.frame.structured:
-            for name, factor in self.frame.factors().items():
+            factors = self.frame.factors()
+            self._factor_names = tuple(factors)
+            for name, factor in factors.items():
                 self.register_buffer(self._buffer_name(name), factor.to(self.scale), persistent=False)
 
     # Hugging Face's timm wrapper looks for the singular name.
@@ -138,23 +137,22 @@ class ETFHead(FeatureHead):
 
     def reset_parameters(self) -> None:
         """Derive frame, scale and statistics again from the seed; the same values on every device."""
+        self._restore_frame()
         if self.scale.is_meta:
             return
         with torch.no_grad():
             self.scale.fill_(self._initial_scale)
-            if self.neck is not None:
-                self.neck.reset_running_stats()
-            self._restore_frame()
+        if self.neck is not None:
+            self.neck.reset_running_stats()
 
     def _restore_frame(self) -> None:
-        """Write every fixed tensor from the frame, in the head's present type."""
+        """Write every fixed tensor from the frame, in the head's present type and on its device."""
+        self.init_non_persistent_buffers()
         if self.scale.is_meta:
             return
         with torch.no_grad():
             self.frame_id.copy_(fingerprint(self._identity()))
-            if self.frame.structured:
-                self.init_non_persistent_buffers()
-            else:
+            if not self.frame.structured:
                 self.weight.copy_(self.frame.matrix())
                 self.bias.zero_()
 
@@ -201,7 +199,7 @@ class ETFHead(FeatureHead):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
         error_msgs: list[str] = args[-1]
-        complaint = mismatch(state_dict, prefix, identity=self._identity(), exact=self.frame.matrix())
+        complaint = mismatch(state_dict, prefix, identity=self._identity(), exact=self.frame.matrix)
         if complaint is not None:
             error_msgs.append(complaint)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def fingerprint(identity: Mapping[str, Any]) -> Tensor:
 
 
 def mismatch(
-    state_dict: Mapping[str, Any], prefix: str, *, identity: Mapping[str, Any], exact: Tensor
+    state_dict: Mapping[str, Any], prefix: str, *, identity: Mapping[str, Any], exact: Callable[[], Tensor]
 ) -> str | None:
     """Why the tensors of a state dict are not those of a fixed head, or None where they are.
 
@@ -42,10 +42,10 @@ def mismatch(
         state_dict: Tensors to be loaded; those on the meta device are not looked at.
         prefix: Name of the head in it, with a trailing dot.
         identity: Description behind the head's :func:`fingerprint`.
-        exact: Class vectors of the head, (K, d), float64.
+        exact: Gives the class vectors of the head, (K, d), float64; asked only if the state dict holds any.
     """
     weight, bias, stored = (_real(state_dict.get(prefix + name)) for name in ("weight", "bias", "frame_id"))
-    if weight is not None and not _same_vectors(weight, exact):
+    if weight is not None and not _same_vectors(weight, exact()):
         wrong = f"weight ({'x'.join(map(str, weight.shape))}) is not"
     elif bias is not None and bias.abs().max() > 0:
         wrong = "bias is not zero, as it is in"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from etfhead import ETFHead, make_frame
+from etfhead.frames import SimplexFrame
 from etfhead.heads import ETFConvHead, LinearHead, auto_scale
 
 BASES = ["identity", "hadamard", "haar"]
@@ -303,6 +304,14 @@ def test_identity_has_no_seed_to_disagree_about():
 def test_numpy_sizes_are_sizes():
     numpy = pytest.importorskip("numpy")
     assert ETFHead(numpy.int64(64), numpy.int64(10)).fuse().weight.shape == (10, 64)
+
+
+def test_a_structured_head_never_builds_its_matrix_to_train_or_load(monkeypatch):
+    state = ETFHead(D, K, basis="hadamard").state_dict()
+    monkeypatch.setattr(SimplexFrame, "matrix", lambda self: pytest.fail("the matrix was built"))
+    head = ETFHead(D, K, basis="hadamard")
+    head.load_state_dict(state)
+    head(torch.randn(4, D)).sum().backward()
 
 
 def test_reset_parameters_derives_everything_again():
