@@ -14,13 +14,16 @@ from etfhead._version import __version__
 if TYPE_CHECKING:
     from etfhead import frames, heads, losses
     from etfhead.frames import Frame, make_frame
-    from etfhead.heads import ETFHead
-    from etfhead.surgery import fold_head, swap_head
+    from etfhead.heads import ClassMeanHead, ETFHead, GuidedETFHead
+    from etfhead.surgery import align_head, fold_head, swap_head
 
 __all__ = [
+    "ClassMeanHead",
     "ETFHead",
     "Frame",
+    "GuidedETFHead",
     "__version__",
+    "align_head",
     "fold_head",
     "frames",
     "heads",
@@ -31,10 +34,13 @@ __all__ = [
 
 _HOME = {
     "ETFHead": "etfhead.heads",
+    "ClassMeanHead": "etfhead.heads",
+    "GuidedETFHead": "etfhead.heads",
     "Frame": "etfhead.frames",
     "make_frame": "etfhead.frames",
     "swap_head": "etfhead.surgery",
     "fold_head": "etfhead.surgery",
+    "align_head": "etfhead.surgery",
 }
 _MODULES = ("frames", "heads", "losses")
 

@@ -7,20 +7,17 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from etfhead.experiment.field_error import FieldError
+
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm, Recipe
 
-__all__ = ["FieldError", "check_arm", "check_bounds", "check_recipe"]
+__all__ = ["check_bounds", "check_recipe"]
 
 # Dots are left out of arm names because overrides separate keys with them.
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
-_HEAD_OPTIONS = {
-    "linear": ("neck",),
-    "cosine": ("neck", "scale", "learn_scale"),
-    "etf": ("frame", "basis", "neck", "normalize", "scale", "learn_scale"),
-}
 # Arguments of timm.create_model that other keys own, or that would load files unchecked.
 _RESERVED = {
     "cache_dir",
@@ -33,20 +30,6 @@ _RESERVED = {
     "pretrained_strict",
 }
 _SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-
-
-class FieldError(ValueError):
-    """A value that a field cannot have.
-
-    Args:
-        path: Keys from the top of the recipe down to the field.
-        message: What was expected and what was found.
-    """
-
-    def __init__(self, path: tuple[str, ...], message: str) -> None:
-        super().__init__(f"{'.'.join(path)}: {message}" if path else message)
-        self.path = path
-        self.message = message
 
 
 def _inside(value: float, bounds: dict[str, float]) -> bool:
@@ -72,38 +55,6 @@ def check_bounds(record: Arm | Recipe) -> None:
                 raise FieldError(
                     (field.name,), f"expected a number {wanted or 'that is finite'}, got {number}"
                 )
-
-
-def check_arm(arm: Arm) -> None:
-    """Refuse an option that the arm's head or loss does not have.
-
-    Raises:
-        FieldError: If an option would be ignored, or the loss does not fit the head.
-    """
-    allowed = _HEAD_OPTIONS.get(arm.head, ())
-    for option in _HEAD_OPTIONS["etf"]:
-        if getattr(arm, option) is not None and option not in allowed:
-            owners = [head for head, options in _HEAD_OPTIONS.items() if option in options]
-            raise FieldError(
-                (option,),
-                f"head: {arm.head} has no such option; remove it or use head: {' or '.join(owners)}",
-            )
-    if arm.class_balanced is not None and arm.loss != "dot_regression":
-        raise FieldError(("class_balanced",), "only loss: dot_regression has this option; remove it")
-    if arm.loss == "dot_regression":
-        _check_dot_regression(arm)
-
-
-def _check_dot_regression(arm: Arm) -> None:
-    reason = "loss: dot_regression compares cosines with fixed class vectors, so write"
-    if arm.head != "etf":
-        raise FieldError(("head",), f"{reason} head: etf, got head: {arm.head}")
-    for option, value in (("normalize", True), ("learn_scale", False)):
-        if getattr(arm, option) is not value:
-            raise FieldError((option,), f"{reason} normalize: true and learn_scale: false")
-    # Its target is the logit of a perfect feature, which only a stated scale tells.
-    if not isinstance(arm.scale, (int, float)):
-        raise FieldError(("scale",), f"{reason} a number, as in scale: 1")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -173,11 +124,9 @@ def _check_images(recipe: Recipe) -> None:
 
 
 def _check_data(recipe: Recipe) -> None:
-    if recipe.dataset == "image_folder" and recipe.data_root is None:
-        raise FieldError(("data_root",), "dataset: image_folder needs the folder's path here")
     if recipe.dataset in ("digits", "synthetic") and recipe.data_root is not None:
         raise FieldError(("data_root",), f"dataset: {recipe.dataset} reads no folder; remove it")
-    if recipe.download and recipe.dataset in ("digits", "synthetic", "image_folder"):
+    if recipe.download and recipe.dataset in ("digits", "synthetic", "image_folder", "npz"):
         raise FieldError(("download",), f"dataset: {recipe.dataset} cannot be downloaded; remove it")
 
 
@@ -215,5 +164,17 @@ def _check_training(recipe: Recipe) -> None:
         raise FieldError(
             ("batch_size",), f"mixup and cutmix pair images: expected an even number, got {recipe.batch_size}"
         )
+    _check_arms_in_training(recipe)
     if recipe.cpu and recipe.amp_dtype == "float16":
         raise FieldError(("amp_dtype",), "float16 needs a GPU; with cpu: true write bfloat16 or null")
+
+
+def _check_arms_in_training(recipe: Recipe) -> None:
+    for name, arm in recipe.arms.items():
+        if arm.fused and (recipe.mixup or recipe.cutmix):
+            raise FieldError(
+                ("arms", name, "fused"), "streams one class a sample; mixup and cutmix give two: remove it"
+            )
+        if arm.head == "guided" and recipe.model_ema:
+            reason = f"arm {name!r} turns its simplex, and an average of simplices is none"
+            raise FieldError(("model_ema",), f"{reason}: write false or leave the arm out")

@@ -18,8 +18,8 @@ def check_buildable(recipe: Recipe) -> int:
     """Check a recipe against the installed timm, without data, weights or memory for the model.
 
     Args:
-        recipe: The resolved recipe. The number of classes of an ``image_folder`` is not known here, so
-            its heads are tried with two.
+        recipe: The resolved recipe. Of an ``npz`` file the labels are read, of an ``image_folder`` the names
+            of the class folders, for the number of classes.
 
     Returns:
         int: Trainable parameters of the baseline's model.
@@ -35,6 +35,10 @@ def check_buildable(recipe: Recipe) -> int:
 
 
 def _check_paths(recipe: Recipe) -> None:
+    # A recipe may be shown, copied and shrunk without its data; only here they must be named.
+    if recipe.dataset in ("image_folder", "npz") and recipe.data_root is None:
+        what = "folder" if recipe.dataset == "image_folder" else "file"
+        raise ValueError(f"data_root: dataset: {recipe.dataset} needs the {what}'s path here")
     wanted = {"initial_checkpoint": recipe.initial_checkpoint}
     if not recipe.download:
         wanted["data_root"] = recipe.data_root
@@ -68,12 +72,24 @@ def _check_optimization(recipe: Recipe) -> None:
         raise ValueError(f"sched: timm has no {recipe.sched!r}{hint}; write {', '.join(_SCHEDULES)}")
 
 
+def _num_classes(recipe: Recipe) -> int:
+    if recipe.dataset == "npz":
+        from etfhead.experiment.data.npz import count_npz_classes
+
+        return count_npz_classes(recipe.data_root)
+    if recipe.dataset == "image_folder":
+        from etfhead.experiment.data.folder import read_image_folder
+
+        return len(read_image_folder(recipe.data_root).class_names)
+    return _NUM_CLASSES[recipe.dataset]
+
+
 def _check_models(recipe: Recipe) -> int:
     import torch
 
     from etfhead.experiment.training.arms import build_model
 
-    num_classes = _NUM_CLASSES.get(recipe.dataset, 2)
+    num_classes = _num_classes(recipe)
     stock = replace(recipe, pretrained=False, initial_checkpoint=None)
     sizes = {}
     for name, arm in recipe.arms.items():

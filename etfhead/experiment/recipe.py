@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from etfhead.experiment.checks import check_arm, check_bounds, check_recipe
+from etfhead.experiment.arm_checks import check_arm
+from etfhead.experiment.checks import check_bounds, check_recipe
 
 __all__ = ["Arm", "Recipe"]
 
@@ -27,25 +28,28 @@ class Arm:
 
     >>> Arm(head="etf", basis="haar").neck is None
     True
-    >>> Arm(head="linear", basis="haar")
+    >>> Arm(head="linear", frame="union")
     Traceback (most recent call last):
-    etfhead.experiment.checks.FieldError: basis: head: linear has no such option; remove it or use head: etf
+    etfhead...FieldError: frame: head: linear has no such option; remove it or use head: etf
     """
 
-    head: Literal["linear", "cosine", "etf"] = field(
+    head: Literal["linear", "cosine", "etf", "class_mean", "delta", "guided"] = field(
         default="linear",
         metadata=_knob(
-            "linear (the stock learnable layer), cosine (learnable unit class vectors) or etf (fixed)"
+            "linear, cosine (learnable); etf (fixed); class_mean, delta, guided (follow the data)"
         ),
     )
     loss: Literal["cross_entropy", "dot_regression"] = field(
         default="cross_entropy",
         metadata=_knob("cross_entropy (with the recipe's smoothing) or dot_regression (uses no smoothing)"),
     )
-    frame: str | None = field(default=None, metadata=_knob("auto or simplex", group="etf"))
+    frame: str | None = field(
+        default=None,
+        metadata=_knob("auto, simplex, orthoplex, union, code or class_means (needs orient)", group="etf"),
+    )
     basis: Literal["identity", "hadamard", "haar"] | None = field(
         default=None,
-        metadata=_knob("orthonormal basis of the frame: identity, hadamard or haar", group="etf"),
+        metadata=_knob("orthonormal basis of the frame: identity, hadamard or haar", group="etf, guided"),
     )
     neck: Literal["batchnorm", "none"] | None = field(
         default=None,
@@ -53,13 +57,55 @@ class Arm:
     )
     normalize: bool | None = field(
         default=None,
-        metadata=_knob("L2-normalise the features, logits are cosines (cosine always does)", group="etf"),
+        metadata=_knob(
+            "L2-normalise the features, logits are cosines (cosine, class_mean, delta: always)",
+            group="etf, guided",
+        ),
     )
     scale: float | Literal["auto"] | None = field(
         default=None,
-        metadata=_knob("auto or the number that multiplies the logits", group="cosine, etf", gt=0),
+        metadata=_knob("auto or the number that multiplies the logits", group="all but linear", gt=0),
     )
-    learn_scale: bool | None = field(default=None, metadata=_knob("train that number", group="cosine, etf"))
+    learn_scale: bool | None = field(
+        default=None, metadata=_knob("train that number", group="all but linear")
+    )
+    orient: Literal["none", "features", "inputs"] | None = field(
+        default=None,
+        metadata=_knob("start from class means of features or input images; or none", group="any head"),
+    )
+    exponent: float | None = field(
+        default=None,
+        metadata=_knob("power of the class means' spectrum, with orient", group="any head", ge=0, le=1),
+    )
+    low_rank: int | None = field(
+        default=None,
+        metadata=_knob("rank of a learnable correction of the frame, 0 = none", group="etf", ge=0),
+    )
+    fused: bool | None = field(
+        default=None,
+        metadata=_knob("stream logits through the loss, never holding them", group="etf, class_mean, delta"),
+    )
+    momentum: float | None = field(
+        default=None,
+        metadata=_knob("share of a running class mean that stays", group="class_mean, guided", ge=0, lt=1),
+    )
+    centre: bool | float | None = field(
+        default=None,
+        metadata=_knob(
+            "take class vectors from the mean of all; or a share of it", group="class_mean", ge=0, le=1
+        ),
+    )
+    repel: float | None = field(
+        default=None,
+        metadata=_knob("push a sample's closest wrong class vector away, 0 = no", group="class_mean", ge=0),
+    )
+    rate: float | None = field(
+        default=None,
+        metadata=_knob("how far a wholly wrong sample moves its class vector", group="delta", gt=0),
+    )
+    every: int | None = field(
+        default=None, metadata=_knob("steps between two turns of the frame", group="guided", ge=1)
+    )
     class_balanced: bool | None = field(
         default=None, metadata=_knob("weigh the classes of a batch equally", group="dot_regression")
     )
@@ -92,11 +138,21 @@ class Recipe:
     model_kwargs: dict[str, Any] = field(
         default_factory=dict, metadata=_knob("more arguments of the model, e.g. {patch_size: 4}")
     )
-
-    dataset: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "synthetic"] = field(
-        metadata=_knob("digits, fashion_mnist, cifar10, cifar100, image_folder or synthetic", group="Data")
+    trainable: tuple[str, ...] | None = field(
+        default=None,
+        metadata=_knob("parts that train beside the head, e.g. [blocks.6, conv_head]; null = all"),
     )
-    data_root: str | None = field(default=None, metadata=_knob("folder of the data; null = the usual places"))
+
+    dataset: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "npz", "synthetic"] = (
+        field(
+            metadata=_knob(
+                "digits, fashion_mnist, cifar10, cifar100, image_folder, npz or synthetic", group="Data"
+            )
+        )
+    )
+    data_root: str | None = field(
+        default=None, metadata=_knob("folder (npz: file) of the data; null = the usual places")
+    )
     download: bool = field(default=False, metadata=_knob("download the data if the folder lacks it"))
     val_fraction: float = field(
         default=0.1, metadata=_knob("part of the training images kept for validation", gt=0, lt=1)

@@ -110,13 +110,23 @@ def _run_one(
             f"{folder}: epochs were finished but no checkpoint is left; delete this folder to train the arm "
             "and seed from the start"
         )
-    session = Session.build(recipe, arm, seed, splits, accelerator)
+
+    def tick() -> None:
+        # Nothing is written yet, and several processes stop together at a training step.
+        if stop.signum is not None and accelerator.num_processes == 1:
+            raise Interrupted(stop.signum)
+
+    session = Session.build(
+        recipe, arm, seed, splits, accelerator, title=title, resumed=state is not None, tick=tick
+    )
     trainer = Trainer(
         recipe, arm, seed, session=session, states=states, num_classes=splits.num_classes, stop=stop
     )
     if state is not None:
         trainer.resume(state)
         notes.append(f"continues from {trainer.where()}")
+    elif session.align_time:
+        notes.append(f"class vectors from the training images in {session.align_time:.1f} s")
     hidden = not accelerator.is_main_process
     for note in notes if not hidden else ():
         say(f"{title}: {note}")
@@ -165,14 +175,18 @@ def _check_arms(recipe: Recipe, splits: Splits) -> None:
             build_scheduler(recipe, build_optimizer(recipe, model), steps_per_epoch=1)
             images = torch.zeros(2, recipe.in_chans, recipe.img_size, recipe.img_size)
             with torch.no_grad():
-                logits = _forward(model, images, recipe)
-            if not isinstance(logits, torch.Tensor) or logits.shape != (2, splits.num_classes):
-                got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-                raise ValueError(
-                    f"model: {recipe.model!r} gives {got}, expected logits (2, {splits.num_classes})"
-                )
-            mixup = build_mixup(recipe, arm, splits.num_classes)
-            build_loss(recipe, arm)(logits, target if mixup is None else mixup(images, target)[1])
+                outputs = _forward(model, images, recipe)
+                if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, splits.num_classes):
+                    got = (
+                        tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+                    )
+                    raise ValueError(
+                        f"model: {recipe.model!r} gives {got}, expected logits (2, {splits.num_classes})"
+                    )
+                mixup = build_mixup(recipe, arm, splits.num_classes)
+                if arm.fused:
+                    outputs = _forward(model.train(), images, recipe)  # features
+                build_loss(recipe, arm, model)(outputs, target if mixup is None else mixup(images, target)[1])
         except ValueError as error:
             raise ValueError(f"arm {name!r}: {error}") from error
 

@@ -1,7 +1,25 @@
 """Where class vectors point: pure geometry, torch only, no modules."""
 
+from etfhead.frames.assigned import AssignedFrame
 from etfhead.frames.base import Coherence, Frame
-from etfhead.frames.registry import FRAMES, make_frame
+from etfhead.frames.code import CodeFrame
+from etfhead.frames.fitted import ClassMeansFrame, OrientedSimplexFrame
+from etfhead.frames.orthoplex import OrthoplexFrame
+from etfhead.frames.registry import FRAMES, frame_options, make_frame
 from etfhead.frames.simplex import SimplexFrame
+from etfhead.frames.union import UnionFrame
 
-__all__ = ["FRAMES", "Coherence", "Frame", "SimplexFrame", "make_frame"]
+__all__ = [
+    "FRAMES",
+    "AssignedFrame",
+    "ClassMeansFrame",
+    "CodeFrame",
+    "Coherence",
+    "Frame",
+    "OrientedSimplexFrame",
+    "OrthoplexFrame",
+    "SimplexFrame",
+    "UnionFrame",
+    "frame_options",
+    "make_frame",
+]

@@ -10,9 +10,15 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Coherence", "Frame", "checked_size", "welch_bound"]
+__all__ = ["DENSE_BELOW", "Coherence", "Frame", "checked_seed", "checked_size", "welch_bound"]
+
+# Up to this many numbers in M, one dense product beats the several small ones of a fast basis
+# (benchmarks/frame_logits), and 256 KiB of it are no burden. Part of the checkpoint format: a dense head
+# stores its matrix, a structured one does not.
+DENSE_BELOW = 2**16
 
 _GRAM_ROWS = 1024  # rows of the Gram matrix held at once: 8 MB per 1,000 classes
+_LARGEST_MATRIX = 2**31  # numbers a structured frame agrees to write out: 17 GB in float64
 
 
 class Coherence(NamedTuple):
@@ -52,12 +58,26 @@ def checked_size(argument: str, value: Any, least: int) -> int:
     return size
 
 
+def checked_seed(value: Any) -> int:
+    """A seed that a torch.Generator takes, or a ValueError."""
+    if (seed := checked_size("seed", value, 0)) >= 2**63:
+        raise ValueError(f"seed={value!r}: expected an integer from 0 to 2**63 - 1")
+    return seed
+
+
 class Frame(ABC):
     """K class vectors in R^d, known before training.
 
     A frame is pure geometry: it holds sizes and a seed, builds its tensors in float64 on the CPU when
     asked, and never touches a global random state. Subclasses give :meth:`matrix` and :meth:`spec`; those
-    with structure also override :meth:`factors` and :meth:`apply` so that the (K, d) matrix is never built.
+    with structure also override :meth:`factors`, :meth:`apply` and the four methods of streaming
+    (:meth:`enter`, :meth:`block_logits`, :meth:`block_adjoint`, :meth:`leave`), so that the (K, d) matrix is
+    never built; those that come from data or an optimiser give :meth:`state`.
+
+    Streaming: with x = enter(h), block_logits(x, ..., start, stop) are the inner products with the stored
+    vectors start..stop - 1, and leave(sum of block_adjoint(c[start:stop], ...)) is c times the stored matrix.
+    Class k is the stored vector stored_index(k). Blocks start at multiples of :attr:`block_size` and stop at
+    one or at K.
 
     Args:
         num_classes: K, at least 2.
@@ -69,6 +89,7 @@ class Frame(ABC):
     def __init__(self, num_classes: int, in_features: int) -> None:
         self.num_classes = checked_size("num_classes", num_classes, 2)
         self.in_features = checked_size("in_features", in_features, 1)
+        self._measured: Coherence | None = None
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -77,6 +98,18 @@ class Frame(ABC):
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """JSON-able description; ``make_frame(**spec)`` builds the same frame again."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that come from data or an optimiser; ``make_frame(**spec(), **state())`` builds it again.
+
+        Empty for a closed form.
+        """
+        return {}
+
+    @property
+    def free_of_data(self) -> bool:
+        """Whether :meth:`spec` alone says everything."""
+        return not self.state()
 
     @property
     def structured(self) -> bool:
@@ -88,13 +121,45 @@ class Frame(ABC):
         """How many of the d features the logits depend on."""
         return self.in_features
 
+    @property
+    def max_norm(self) -> float:
+        """Largest norm of a class vector; with it, features of norm r have logits of at most r max_norm."""
+        return self.matrix().norm(dim=1).max().item()
+
+    @property
+    def block_size(self) -> int:
+        """Blocks of classes start at multiples of it."""
+        return 1
+
     def factors(self) -> dict[str, Tensor]:
-        """Float64 tensors that :meth:`apply` needs; a head keeps them as buffers of its own type."""
+        """Tensors that :meth:`apply` needs: float64, which a head casts to its own type, or integers."""
         return {"weight": self.matrix()}
 
     def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
         """Inner products of features (..., d) with every class vector, (..., K), from given factors."""
         return torch.nn.functional.linear(features, factors["weight"])
+
+    def enter(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """The linear map of features (..., d) that all blocks share; (..., d)."""
+        return features
+
+    def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
+        """Inner products (..., stop - start) of entered features with the stored vectors start..stop - 1."""
+        return torch.nn.functional.linear(x, factors["weight"][start:stop])
+
+    def block_adjoint(
+        self, coefficients: Tensor, factors: dict[str, Tensor], start: int, stop: int
+    ) -> Tensor:
+        """Transpose of :meth:`block_logits`: coefficients (..., stop - start) to (..., d)."""
+        return torch.matmul(coefficients, factors["weight"][start:stop])
+
+    def leave(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Transpose of :meth:`enter`: (..., d) to (..., d)."""
+        return x
+
+    def stored_index(self, target: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Which stored vector each class of ``target`` has."""
+        return target
 
     def logits(self, features: Tensor) -> Tensor:
         """``features @ matrix().T`` by the fast path, in the features' type and on their device.
@@ -109,10 +174,19 @@ class Frame(ABC):
             raise ValueError(
                 f"features: expected a last dimension of {self.in_features}, got {features.shape[-1]}"
             )
-        return self.apply(features, {k: v.to(features) for k, v in self.factors().items()})
+        factors = {
+            name: factor.to(features) if factor.is_floating_point() else factor.to(features.device)
+            for name, factor in self.factors().items()
+        }
+        return self.apply(features, factors)
 
     def coherence(self) -> Coherence:
-        """Largest cosine between two class vectors, with the Welch bound beside it."""
+        """Largest cosine between two class vectors, with the Welch bound beside it; measured once."""
+        if self._measured is None:
+            self._measured = self._measure_coherence()
+        return self._measured
+
+    def _measure_coherence(self) -> Coherence:
         unit = torch.nn.functional.normalize(self.matrix(), dim=1)
         signed, absolute = -math.inf, 0.0
         for start in range(0, self.num_classes, _GRAM_ROWS):
@@ -124,8 +198,21 @@ class Frame(ABC):
             absolute = max(absolute, gram.abs().max().item())
         return Coherence(signed, absolute, welch_bound(self.num_classes, self.in_features))
 
+    def _refuse_large_matrix(self) -> None:
+        if (numbers := self.num_classes * self.in_features) > _LARGEST_MATRIX:
+            raise ValueError(
+                f"matrix: {self.num_classes} x {self.in_features} numbers are {numbers * 8 / 1e9:.0f} GB in "
+                "float64; this frame never needs them: use logits() for a few samples, or block_logits() and "
+                "block_adjoint() for a range of classes"
+            )
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Frame) and self.spec() == other.spec()
+        if not isinstance(other, Frame) or self.spec() != other.spec():
+            return False
+        if self.free_of_data or self is other:
+            return True
+        mine, theirs = self.state(), other.state()
+        return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
     def __hash__(self) -> int:
         return hash(tuple(sorted((k, str(v)) for k, v in self.spec().items())))

@@ -44,6 +44,10 @@ class Basis(ABC):
     def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
         """Coordinates (..., rows) of features (..., d)."""
 
+    @abstractmethod
+    def adjoint(self, coefficients: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Transpose of :meth:`apply`: the sum of directions (..., d) with coefficients (..., rows)."""
+
 
 class IdentityBasis(Basis):
     """The first ``rows`` axes: no multiplication, but the trunk's other features get no gradient."""
@@ -59,6 +63,10 @@ class IdentityBasis(Basis):
     def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
         """Coordinates (..., rows) of features (..., d)."""
         return features[..., : self.rows]
+
+    def adjoint(self, coefficients: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Coefficients (..., rows) padded with zeros to (..., d)."""
+        return torch.nn.functional.pad(coefficients, (0, self.in_features - self.rows))
 
 
 class HadamardBasis(Basis):
@@ -110,6 +118,14 @@ class HadamardBasis(Basis):
         grid = torch.nn.functional.linear(torch.matmul(factors["left"], grid), factors["right"])
         return grid.flatten(-2)[..., : self.rows]
 
+    def adjoint(self, coefficients: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Sum of directions (..., d) with coefficients (..., rows)."""
+        left, right = factors["left"], factors["right"]
+        used = (len(left), len(right))
+        padded = torch.nn.functional.pad(coefficients, (0, used[0] * used[1] - self.rows))
+        grid = torch.matmul(left.T, torch.matmul(padded.unflatten(-1, used), right))
+        return grid.flatten(-2) * factors["signs"]
+
 
 class HaarBasis(Basis):
     """Uniformly random orthonormal directions: QR of a Gaussian matrix, signs fixed. Dense.
@@ -139,6 +155,10 @@ class HaarBasis(Basis):
     def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
         """Coordinates (..., rows) of features (..., d)."""
         return torch.nn.functional.linear(features, factors["directions"])
+
+    def adjoint(self, coefficients: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Sum of directions (..., d) with coefficients (..., rows)."""
+        return torch.matmul(coefficients, factors["directions"])
 
 
 BASES: dict[str, type[Basis]] = {"identity": IdentityBasis, "hadamard": HadamardBasis, "haar": HaarBasis}

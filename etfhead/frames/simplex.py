@@ -7,16 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, Frame, checked_size, welch_bound
+from etfhead.frames.base import DENSE_BELOW, Coherence, Frame, checked_seed, welch_bound
 from etfhead.frames.basis import make_basis
 from etfhead.frames.orthogonal_factors import helmert_matrix
 
 __all__ = ["SimplexFrame"]
-
-# Up to this many numbers in M, one dense product beats the several small ones of a fast basis
-# (benchmarks/frame_logits), and 256 KiB of it are no burden. Part of the checkpoint format: a dense head
-# stores its matrix, a structured one does not.
-_DENSE_BELOW = 2**16
 
 
 class SimplexFrame(Frame):
@@ -53,14 +48,14 @@ class SimplexFrame(Frame):
         if num_classes > in_features + 1:
             raise ValueError(
                 f"num_classes={num_classes} with in_features={in_features}: a simplex ETF needs "
-                f"num_classes <= in_features + 1 = {in_features + 1}. Frames for more classes (orthoplex, "
-                "union) come with the next release; today, put a projection neck in front: "
+                f"num_classes <= in_features + 1 = {in_features + 1}. For more classes take "
+                'frame="auto" ("orthoplex" up to 2 in_features, "union" beyond), "class_means" from data, or '
+                "put a projection neck in front: "
                 f"nn.Sequential(nn.Linear({in_features}, {num_classes - 1}), "
                 f"ETFHead({num_classes - 1}, {num_classes}))"
             )
-        if checked_size("seed", seed, 0) >= 2**63:
-            raise ValueError(f"seed={seed!r}: expected an integer from 0 to 2**63 - 1")
-        self.basis, self.seed = basis, 0 if basis == "identity" else int(seed)
+        seed = checked_seed(seed)
+        self.basis, self.seed = basis, 0 if basis == "identity" else seed
         self._basis = make_basis(basis, min(num_classes, in_features), in_features, seed)
         self._gain = math.sqrt(num_classes / (num_classes - 1))
 
@@ -70,7 +65,7 @@ class SimplexFrame(Frame):
 
         ``identity`` multiplies nothing and is structured at any size.
         """
-        small = self.num_classes * self.in_features <= _DENSE_BELOW and self.basis != "identity"
+        small = self.num_classes * self.in_features <= DENSE_BELOW and self.basis != "identity"
         return self.num_classes <= self.in_features and self._basis.structured and not small
 
     @property
@@ -78,8 +73,20 @@ class SimplexFrame(Frame):
         """K with the ``identity`` basis, which reads no other axis; d otherwise."""
         return min(self.num_classes, self.in_features) if self.basis == "identity" else self.in_features
 
+    @property
+    def max_norm(self) -> float:
+        """1: the vectors have unit norm."""
+        return 1.0
+
+    @property
+    def block_size(self) -> int:
+        """K where structured, for the mean needs all coordinates; 1 for a dense matrix."""
+        return self.num_classes if self.structured else 1
+
     def matrix(self) -> Tensor:
         """Class vectors as rows: (K, d), float64, unit norm."""
+        if self.structured:
+            self._refuse_large_matrix()
         directions = self._basis.matrix()
         if self.num_classes > self.in_features:
             return self._gain * helmert_matrix(self.num_classes) @ directions
@@ -96,6 +103,19 @@ class SimplexFrame(Frame):
             return super().apply(features, factors)
         coordinates = self._basis.apply(features, factors)
         return self._gain * (coordinates - coordinates.mean(-1, keepdim=True))
+
+    def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
+        """Inner products with the vectors start..stop - 1; all K at once where structured."""
+        return self.apply(x, factors) if self.structured else super().block_logits(x, factors, start, stop)
+
+    def block_adjoint(
+        self, coefficients: Tensor, factors: dict[str, Tensor], start: int, stop: int
+    ) -> Tensor:
+        """Transpose of :meth:`block_logits`."""
+        if not self.structured:
+            return super().block_adjoint(coefficients, factors, start, stop)
+        centred = coefficients - coefficients.mean(-1, keepdim=True)
+        return self._basis.adjoint(self._gain * centred, factors)
 
     def coherence(self) -> Coherence:
         """Exactly -1/(K - 1), the least that K vectors can reach."""

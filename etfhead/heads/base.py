@@ -60,8 +60,16 @@ class FeatureHead(nn.Module):
         raise NotImplementedError
 
     def _logits(self, features: Tensor) -> Tensor:
-        """Logits (..., K) from features (..., d) that have passed the neck."""
+        """Logits (..., K) from features (..., d) as :meth:`features_behind_neck` gives them."""
         raise NotImplementedError
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        """What a head does to features (..., d) between the neck and the class vectors; nothing here."""
+        return features
+
+    def _outputs(self, features: Tensor) -> Tensor:
+        """What the forward pass returns for features (..., d) behind the neck."""
+        return self._logits(features)
 
     def _linear(self) -> tuple[Tensor, Tensor | None]:
         """Weight (K, d) and bias (K) of the linear map behind the neck, or ValueError if it is not linear."""
@@ -74,20 +82,27 @@ class FeatureHead(nn.Module):
             - features: (..., d); for the convolutional twin (B, d, H, W).
             - output: (..., K); (B, K, H, W).
         """
+        outputs = self._outputs(self.features_behind_neck(features))
+        return outputs.movedim(-1, 1) if self.channel_dim == 1 else outputs
+
+    def features_behind_neck(self, features: Tensor) -> Tensor:
+        """What the class vectors meet: features behind the neck, L2-normalised where the head does that.
+
+        Shape:
+            - features: (..., d); for the convolutional twin (B, d, H, W).
+            - output: (..., d); (B, H, W, d).
+        """
         if features.ndim <= max(self.channel_dim, 0) or features.shape[self.channel_dim] != self.in_features:
             raise ValueError(
                 f"features: expected {self.in_features} features in dimension {self.channel_dim}, "
                 f"got shape {tuple(features.shape)}"
             )
         if self.channel_dim == 1:
-            return self._behind_neck(features.movedim(1, -1)).movedim(-1, 1)
-        return self._behind_neck(features)
-
-    def _behind_neck(self, features: Tensor) -> Tensor:
+            features = features.movedim(1, -1)
         if self.neck is not None:
             flat = features if features.ndim == 2 else features.reshape(-1, self.in_features)
             features = self.neck(flat).view(features.shape)
-        return self._logits(features)
+        return self._normalised(features)
 
     def fuse(self) -> nn.Module:
         """The stock layer with the same logits in evaluation mode: nn.Linear, or a 1x1 nn.Conv2d.

@@ -7,45 +7,52 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from etfhead.frames import Frame, make_frame
-from etfhead.heads.base import FeatureHead, Neck, unit_features
-from etfhead.heads.frame_state import ID_BITS, fingerprint, mismatch
+from etfhead.frames import Frame
+from etfhead.heads.base import Neck, unit_features
+from etfhead.heads.fixed import FixedHead
+from etfhead.heads.frame_choice import choose_frame, describe_frame
+from etfhead.heads.frame_head import checked_flag
+from etfhead.heads.low_rank import LowRank
 from etfhead.heads.scale import resolve_scale
 
 __all__ = ["ETFConvHead", "ETFHead"]
 
-_PREFIX = "frame_"  # buffers that hold a structured frame's factors
 
-
-class ETFHead(FeatureHead):
+class ETFHead(FixedHead):
     r"""Fixed classifier head: logits = s M neck(h), with the class vectors M known before training.
 
     .. math:: z = \tfrac{s}{\sqrt{d}}\,M\,\nu(h), \qquad
             M M^\top = \tfrac{K}{K-1}\bigl(I - \tfrac1K 1 1^\top\bigr)
 
-    The neck makes features signed and centred, which is what a simplex needs: ReLU features alone reach a
-    cosine of at most ~0.71 to a random frame's vectors (Yang et al., NeurIPS 2022, arXiv 2203.09081, use a
-    BatchNorm for the same reason). Behind it, logits are divided by sqrt(d) (with ``basis="identity"`` by
-    sqrt(K), the features it reads), as if features had unit norm. The only trainable parameter is the scale.
+    for the simplex, K <= d + 1; other frames serve more classes. The neck makes features signed and centred,
+    which is what a simplex needs: ReLU features alone reach a cosine of at most ~0.71 to a random frame's
+    vectors (Yang et al., NeurIPS 2022, arXiv 2203.09081, use a BatchNorm for the same reason). Behind it,
+    logits are divided by sqrt(d) (with ``basis="identity"`` by sqrt(K), the features it reads), as if
+    features had unit norm. The only trainable parameter is the scale.
 
     A dense frame lives in the persistent buffer ``weight`` beside a zero ``bias``, a structured one
     (:attr:`Frame.structured`: ``identity``, and ``hadamard`` when K d is large) in its seed: its factors are
     rebuilt, and the state dict carries a fingerprint. Loading a state dict whose class vectors are not this
-    frame is refused, also with ``strict=False``.
+    frame is refused, also with ``strict=False``, unless they are what :func:`~etfhead.align_head` makes of
+    it: those are adopted.
 
     Args:
         in_features: d.
-        num_classes: K, 2 <= K <= d + 1.
+        num_classes: K, at least 2.
         frame: ``"auto"``, a frame's name, or a :class:`~etfhead.frames.Frame`.
-        basis: ``"identity"``, ``"hadamard"`` or ``"haar"``; unused when ``frame`` is a Frame.
+        basis: ``"identity"``, ``"hadamard"`` or ``"haar"``, for the frames that have one.
         neck: ``"batchnorm"`` (no affine parameters) or None.
         normalize: L2-normalise the features behind the neck; such a head cannot be folded.
         scale: Positive number, or ``"auto"``: for features of unit norm (``neck`` or ``normalize``) the
-            scale at which cross-entropy with ``label_smoothing`` is minimal at the frame
-            (:func:`~etfhead.heads.auto_scale`); 1 otherwise.
+            scale at which cross-entropy with ``label_smoothing`` is minimal at a simplex
+            (:func:`~etfhead.heads.auto_scale`; other frames start at the same); 1 otherwise.
         learn_scale: Train the scale (one parameter of shape (1,)); otherwise it is a buffer.
+        low_rank: Rank r of a learnable correction of the class vectors, r (K + d) parameters
+            (:class:`~etfhead.heads.LowRank`); 0 for none.
         label_smoothing: Smoothing of the loss, used by ``scale="auto"`` alone.
-        seed: Seed of the frame's basis.
+        fused: In training mode return the features behind neck and normalisation instead of logits, for
+            :class:`~etfhead.losses.FrameCrossEntropyLoss`; needs ``low_rank=0``.
+        seed: Seed of the frame.
         device: Device of the buffers.
         dtype: Floating type of the buffers.
 
@@ -65,11 +72,6 @@ class ETFHead(FeatureHead):
     Linear(in_features=64, out_features=10, bias=True)
     """
 
-    weight: Tensor
-    bias: Tensor
-    frame_id: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         in_features: int,
@@ -81,59 +83,47 @@ class ETFHead(FeatureHead):
         normalize: bool = False,
         scale: float | Literal["auto"] = "auto",
         learn_scale: bool = True,
+        low_rank: int = 0,
         label_smoothing: float = 0.0,
+        fused: bool = False,
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, num_classes, neck=neck, device=device, dtype=dtype)
-        if not isinstance(frame, Frame):
-            frame = make_frame(
-                frame, num_classes=num_classes, in_features=in_features, basis=basis, seed=seed
-            )
-        if (frame.num_classes, frame.in_features) != (num_classes, in_features):
+        self.normalize = checked_flag("normalize", normalize)
+        self.fused = checked_flag("fused", fused)
+        if fused and low_rank:
             raise ValueError(
-                f"frame: expected num_classes={num_classes}, in_features={in_features}, got {frame}"
+                f"fused=True with low_rank={low_rank}: a streamed loss has no place for it; take one"
             )
-        if not isinstance(normalize, bool) or not isinstance(learn_scale, bool):
-            raise ValueError(
-                f"normalize={normalize!r}, learn_scale={learn_scale!r}: expected True or False for both"
-            )
-        self.frame = frame
-        # Behind the neck the features that class vectors reach have a mean square norm of their number:
-        # divided by its root, one scale means the same at every width.
-        self._gain = 1.0 if neck is None or normalize else frame.active_features**-0.5
-        self.normalize = normalize
         self.label_smoothing = label_smoothing
         self._initial_scale = resolve_scale(
             scale, num_classes, label_smoothing, unit_features=normalize or neck is not None
         )
         like = torch.empty(0, device=device, dtype=dtype)
-        self.register_buffer("frame_id", like.new_empty(ID_BITS))
-        self._factor_names: tuple[str, ...] = ("weight",)
-        if not frame.structured:
-            self.register_buffer("weight", like.new_empty(num_classes, in_features))
-            self.register_buffer("bias", like.new_empty(num_classes))
+        self._hold_first(
+            choose_frame(frame, self.in_features, self.num_classes, basis=basis, seed=seed), like
+        )
         initial_scale = like.new_empty(1)
-        if learn_scale:
+        if checked_flag("learn_scale", learn_scale):
             self.scale = nn.Parameter(initial_scale)
         else:
             self.register_buffer("scale", initial_scale)
+        self.correction: LowRank | None = None
+        if low_rank != 0:
+            self.correction = LowRank(
+                low_rank, in_features, num_classes, seed=seed, device=device, dtype=dtype
+            )
         self.reset_parameters()
 
-    def _buffer_name(self, factor: str) -> str:
-        return _PREFIX + factor if self.frame.structured else factor
+    def _gain_of(self, frame: Frame) -> float:
+        # Behind the neck the features that class vectors reach have a mean square norm of their number:
+        # divided by its root, one scale means the same at every width.
+        return 1.0 if self.neck is None or self.normalize else frame.active_features**-0.5
 
-    def init_non_persistent_buffers(self) -> None:
-        """Derive the structured frame's factors from its seed (timm's hook after ``to_empty``)."""
-        if self.frame.structured:
-            factors = self.frame.factors()
-            self._factor_names = tuple(factors)
-            for name, factor in factors.items():
-                self.register_buffer(self._buffer_name(name), factor.to(self.scale), persistent=False)
-
-    # Hugging Face's timm wrapper looks for the singular name.
-    init_non_persistent_buffer = init_non_persistent_buffers
+    def _identity(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return {**spec, "normalize": self.normalize}
 
     def reset_parameters(self) -> None:
         """Derive frame, scale and statistics again from the seed; the same values on every device."""
@@ -142,41 +132,26 @@ class ETFHead(FeatureHead):
             return
         with torch.no_grad():
             self.scale.fill_(self._initial_scale)
+        if self.correction is not None:
+            self.correction.reset_parameters()
         if self.neck is not None:
             self.neck.reset_running_stats()
 
-    def _restore_frame(self) -> None:
-        """Write every fixed tensor from the frame, in the head's present type and on its device."""
-        self.init_non_persistent_buffers()
-        if self.scale.is_meta:
-            return
-        with torch.no_grad():
-            self.frame_id.copy_(fingerprint(self._identity()))
-            if not self.frame.structured:
-                self.weight.copy_(self.frame.matrix())
-                self.bias.zero_()
-
-    def _apply(self, fn: Any, recurse: bool = True) -> ETFHead:
-        dtype = self.scale.dtype
-        super()._apply(fn, recurse)
-        if self.scale.dtype != dtype:
-            # .half().float() would leave rounded class vectors behind.
-            self._restore_frame()
-        return self
-
-    def _identity(self) -> dict[str, Any]:
-        """What a state dict must have been trained with to belong to this head."""
-        return {**self.frame.spec(), "normalize": self.normalize}
-
     def class_vectors(self) -> Tensor:
         """Class vectors as rows, (K, d), in the head's type and on its device, without the scale."""
-        return self.frame.matrix().to(self.scale) if self.frame.structured else self.weight
+        vectors = self._fixed_vectors()
+        return vectors if self.correction is None else vectors + self.correction.matrix()
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        return unit_features(features) if self.normalize else features
 
     def _logits(self, features: Tensor) -> Tensor:
-        if self.normalize:
-            features = unit_features(features)
-        factors = {name: getattr(self, self._buffer_name(name)) for name in self._factor_names}
-        return self.scale * self._gain * self.frame.apply(features, factors)
+        logits = super()._logits(features)
+        return (
+            logits
+            if self.correction is None
+            else logits + self.scale * self._gain * self.correction(features)
+        )
 
     def _linear(self) -> tuple[Tensor, Tensor | None]:
         if self.normalize:
@@ -184,28 +159,22 @@ class ETFHead(FeatureHead):
                 "fuse: a head with normalize=True is not linear in its features and has no plain-layer "
                 "equivalent; train with normalize=False (the default), or ship the head as it is"
             )
-        return self.scale.detach().double() * self._gain * self.class_vectors().double(), None
+        vectors = self._fixed_vectors().double()
+        if self.correction is not None:
+            vectors = (
+                vectors + self.correction.left.detach().double() @ self.correction.right.detach().double()
+            )
+        return self.scale.detach().double() * self._gain * vectors, None
+
+    def _top(self, features: Tensor, k: int) -> torch.return_types.topk:
+        return super()._top(features, k) if self.correction is None else self._logits(features).topk(k)
 
     def extra_repr(self) -> str:
         """Frame, coherence and scale for ``print(model)``."""
         scale = "meta" if self.scale.is_meta else f"{self.scale.item():.4g}"
         kind = "learnable" if self.scale.requires_grad else "fixed"
-        cosine = self.frame.coherence().max_cosine
-        return (
-            f"frame={self.frame}, max_cosine={cosine:.4g}, normalize={self.normalize}, scale={scale} ({kind})"
-        )
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *args: Any
-    ) -> None:
-        error_msgs: list[str] = args[-1]
-        complaint = mismatch(state_dict, prefix, identity=self._identity(), exact=self.frame.matrix)
-        if complaint is not None:
-            error_msgs.append(complaint)
-            return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
-        # Whatever the file held in the end (rounded, averaged, or a model built on meta), this is exact.
-        self._restore_frame()
+        fused = ", fused=True" if self.fused else ""
+        return f"{describe_frame(self.frame)}, normalize={self.normalize}, scale={scale} ({kind}){fused}"
 
 
 class ETFConvHead(ETFHead):

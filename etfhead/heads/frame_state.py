@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ID_BITS", "fingerprint", "mismatch"]
+__all__ = ["ID_BITS", "fingerprint", "mismatch", "real", "same_bits"]
 
 ID_BITS = 64
 
@@ -34,7 +34,11 @@ def fingerprint(identity: Mapping[str, Any]) -> Tensor:
 
 
 def mismatch(
-    state_dict: Mapping[str, Any], prefix: str, *, identity: Mapping[str, Any], exact: Callable[[], Tensor]
+    state_dict: Mapping[str, Any],
+    prefix: str,
+    *,
+    identity: Mapping[str, Any],
+    exact: Callable[[], Tensor] | None,
 ) -> str | None:
     """Why the tensors of a state dict are not those of a fixed head, or None where they are.
 
@@ -42,14 +46,16 @@ def mismatch(
         state_dict: Tensors to be loaded; those on the meta device are not looked at.
         prefix: Name of the head in it, with a trailing dot.
         identity: Description behind the head's :func:`fingerprint`.
-        exact: Gives the class vectors of the head, (K, d), float64; asked only if the state dict holds any.
+        exact: Gives the class vectors of the head, (K, d), float64; asked only if the state dict holds some
+            of this size. None for a head that stores none.
     """
-    weight, bias, stored = (_real(state_dict.get(prefix + name)) for name in ("weight", "bias", "frame_id"))
-    if weight is not None and not _same_vectors(weight, exact()):
+    weight, bias, stored = (real(state_dict.get(prefix + name)) for name in ("weight", "bias", "frame_id"))
+    sizes = (identity["num_classes"], identity["in_features"])
+    if weight is not None and not (exact and weight.shape == sizes and _same_vectors(weight, exact())):
         wrong = f"weight ({'x'.join(map(str, weight.shape))}) is not"
     elif bias is not None and bias.abs().max() > 0:
         wrong = "bias is not zero, as it is in"
-    elif stored is not None and not _same_bits(stored, fingerprint(identity)):
+    elif stored is not None and not same_bits(stored, fingerprint(identity)):
         wrong = "frame_id is not that of"
     else:
         return None
@@ -61,15 +67,17 @@ def mismatch(
     )
 
 
-def _real(tensor: Tensor | None) -> Tensor | None:
+def real(tensor: Tensor | None) -> Tensor | None:
+    """The tensor on the CPU, or None where there is none or it is on the meta device."""
     return None if tensor is None or tensor.is_meta else tensor.detach().cpu()
 
 
 def _same_vectors(weight: Tensor, exact: Tensor) -> bool:
-    if weight.shape != exact.shape or not weight.is_floating_point():
+    if not weight.is_floating_point():
         return False
     return bool((weight.double() - exact).abs().max() <= _TOLERANCE * exact.abs().max())
 
 
-def _same_bits(stored: Tensor, own: Tensor) -> bool:
+def same_bits(stored: Tensor, own: Tensor) -> bool:
+    """Whether a stored fingerprint rounds to this one."""
     return stored.shape == own.shape and torch.equal(stored.double().round(), own)

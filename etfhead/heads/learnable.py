@@ -115,8 +115,11 @@ class CosineHead(FeatureHead):
         """Unit class vectors, (K, d)."""
         return unit_features(self.weight)
 
+    def _normalised(self, features: Tensor) -> Tensor:
+        return unit_features(features)
+
     def _logits(self, features: Tensor) -> Tensor:
-        return self.scale * nn.functional.linear(unit_features(features), self.class_vectors())
+        return self.scale * nn.functional.linear(features, self.class_vectors())
 
     def _linear(self) -> tuple[Tensor, Tensor | None]:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""Change the classifier of any model, and change it back."""
+"""Change the classifier of any model, turn it toward the data, and change it back."""
 
+from etfhead.surgery.align import align_head
 from etfhead.surgery.classifiers import find_classifiers
 from etfhead.surgery.swap import find_heads, fold_head, swap_head
 
-__all__ = ["find_classifiers", "find_heads", "fold_head", "swap_head"]
+__all__ = ["align_head", "find_classifiers", "find_heads", "fold_head", "swap_head"]

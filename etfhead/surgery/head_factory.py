@@ -20,6 +20,9 @@ HEADS: dict[str, tuple[type[heads.FeatureHead], type[heads.FeatureHead]]] = {
     "etf": (heads.ETFHead, heads.ETFConvHead),
     "cosine": (heads.CosineHead, heads.CosineConvHead),
     "linear": (heads.LinearHead, heads.LinearConvHead),
+    "class_mean": (heads.ClassMeanHead, heads.ClassMeanConvHead),
+    "delta": (heads.DeltaRuleHead, heads.DeltaRuleConvHead),
+    "guided": (heads.GuidedETFHead, heads.GuidedETFConvHead),
 }
 _FROM_LAYER = ("in_features", "num_classes", "device", "dtype")
 

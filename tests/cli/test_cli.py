@@ -109,7 +109,8 @@ def test_validate_looks_for_the_data_folder(call, error_line):
 
 def test_a_frame_that_does_not_exist_for_the_classes_is_refused(error_line):
     # 100 classes need at least 99 features, test_resnet has 96.
-    line = error_line("validate", "quickstart", "dataset=cifar100", "in_chans=3")
+    simplex = "arms.etf.frame=simplex"
+    line = error_line("validate", "quickstart", "dataset=cifar100", "in_chans=3", simplex)
     assert "arm 'etf'" in line
 
 

@@ -42,6 +42,7 @@ def splits():
     classes = 4
     return Splits(
         train=TinyData(40, classes, keyed=True, seed=0),
+        plain=TinyData(40, classes, keyed=False, seed=0),
         val=TinyData(12, classes, keyed=False, seed=1),
         test=TinyData(12, classes, keyed=False, seed=2),
         num_classes=classes,

@@ -125,8 +125,8 @@ def test_arms_share_dropout_and_mixup(run, three_arms, tmp_path, monkeypatch):
     drawn = {}
     forward = Session.build.__func__
 
-    def build(cls, recipe, arm, *rest):
-        session = forward(cls, recipe, arm, *rest)
+    def build(cls, recipe, arm, *rest, **options):
+        session = forward(cls, recipe, arm, *rest, **options)
         session.model.register_forward_pre_hook(
             lambda model, args: (
                 drawn.setdefault(arm, []).append(torch.get_rng_state()) if model.training else None
@@ -187,8 +187,8 @@ def test_nan_image_stops_with_place_and_checkpoint(run, recipe, splits, tmp_path
 def test_nan_loss_stops_at_its_step(run, recipe, tmp_path, monkeypatch, epoch):
     build = Session.build.__func__
 
-    def sabotage(cls, *args):
-        session = build(cls, *args)
+    def sabotage(cls, *args, **options):
+        session = build(cls, *args, **options)
         criterion, calls = session.criterion, iter(range(100))
 
         def loss(logits, target):  # call 0 is the warm-up
@@ -212,8 +212,8 @@ def test_weights_that_stopped_being_finite_are_never_written(run, recipe, tmp_pa
     """A gradient can be NaN under a finite loss, in the very step before the epoch ends or a signal comes."""
     build = Session.build.__func__
 
-    def sabotage(cls, *args):
-        session = build(cls, *args)
+    def sabotage(cls, *args, **options):
+        session = build(cls, *args, **options)
         step, calls = session.optimizer.step, iter(range(100))
 
         def poisoned():
@@ -281,8 +281,9 @@ def test_what_cannot_work_is_told_before_anything_is_written(run, recipe, tmp_pa
 def test_more_classes_than_a_simplex_has_room_for(run, recipe, splits, tmp_path, monkeypatch):
     crowd = replace(splits, num_classes=300)  # the model has 256 features
     monkeypatch.setattr(runner, "load_data", lambda recipe: crowd)
+    simplex = replace(recipe, arms={"etf": Arm(head="etf", frame="simplex")})
     with pytest.raises(ValueError, match=r"arm 'etf': .*in_features=256.*300"):
-        run(recipe, tmp_path / "out")
+        run(simplex, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

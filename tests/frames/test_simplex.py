@@ -145,7 +145,10 @@ def test_haar_directions_do_not_lean_to_the_all_ones_vector():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 1000, "in_features": 512}, r"1000.*512.*<= in_features \+ 1 = 513"),
+        (
+            {"name": "simplex", "num_classes": 1000, "in_features": 512},
+            r"1000.*512.*<= in_features \+ 1 = 513.*frame=\"auto\".*orthoplex.*union.*class_means",
+        ),
         ({"num_classes": 1, "in_features": 8}, "num_classes=1: expected an integer >= 2"),
         ({"num_classes": True, "in_features": 8}, "num_classes=True"),
         ({"num_classes": 3, "in_features": 0}, "in_features=0"),

@@ -399,7 +399,7 @@ def test_a_given_frame_is_used_and_checked():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((512, 1000), {}, "projection neck"),
+        ((512, 1000), {"frame": "simplex"}, r"num_classes <= in_features \+ 1 = 513"),
         ((64, 1), {}, "num_classes=1"),
         ((0, 10), {}, "in_features=0"),
         ((D, K), {"neck": "layernorm"}, "neck='layernorm'"),

@@ -18,6 +18,7 @@ from etfhead.experiment.data.fashion_mnist import read_fashion_mnist
 from etfhead.experiment.data.fetch import KeyedCropFlip, PillowFetch, PreparedFetch, prepare
 from etfhead.experiment.data.folder import read_image_folder
 from etfhead.experiment.data.images import ArrayImages, Images, Source
+from etfhead.experiment.data.npz import read_npz
 from etfhead.experiment.data.statistics import Normalization, choose_normalization
 from etfhead.experiment.data.synthetic import read_synthetic
 from etfhead.experiment.data.transforms import eval_transform, train_transform
@@ -32,6 +33,7 @@ class Splits:
 
     Args:
         train: ``train[i, key]`` is ``(image, label)``; the key alone decides the item's augmentation.
+        plain: ``plain[i]``, the same images without augmentation.
         val: ``val[i]``, carved from the training part.
         test: ``test[i]``.
         num_classes: K.
@@ -41,6 +43,7 @@ class Splits:
     """
 
     train: Dataset[tuple[Tensor, int]]
+    plain: Dataset[tuple[Tensor, int]]
     val: Dataset[tuple[Tensor, int]]
     test: Dataset[tuple[Tensor, int]]
     num_classes: int
@@ -64,6 +67,8 @@ def _read(recipe: Recipe) -> Source:
             return read_cifar(100, root, download)
         case "image_folder":
             return read_image_folder(root)
+        case "npz":
+            return read_npz(root)
     raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
 
 
@@ -84,6 +89,12 @@ def _train_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str)
 def _eval_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str) -> Fetch:
     if isinstance(images, ArrayImages):
         return PreparedFetch(prepare(images, recipe, train=False), norm)
+    return PillowFetch(images, mode, eval_transform(recipe, norm), random=False)
+
+
+def _plain_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str, train: Fetch) -> Fetch:
+    if isinstance(train, PreparedFetch):
+        return PreparedFetch(train.prepared, norm)  # the same bytes: a second copy could be gigabytes
     return PillowFetch(images, mode, eval_transform(recipe, norm), random=False)
 
 
@@ -125,8 +136,10 @@ def load_data(recipe: Recipe) -> Splits:
         "digest": carved.digest,
         "notes": list(source.notes),
     }
+    fetch = _train_fetch(recipe, train, norm, mode)
     return Splits(
-        train=TrainDataset(_train_fetch(recipe, train, norm, mode), train.labels),
+        train=TrainDataset(fetch, train.labels),
+        plain=EvalDataset(_plain_fetch(recipe, train, norm, mode, fetch), train.labels),
         val=EvalDataset(_eval_fetch(recipe, val, norm, mode), val.labels),
         test=EvalDataset(_eval_fetch(recipe, source.test, norm, mode), source.test.labels),
         num_classes=len(source.class_names),

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etfhead.experiment.report import formatting as fmt
+from etfhead.experiment.report.by_epoch import shown_epochs
 from etfhead.experiment.report.document import Block, Heading, Paragraph, Table
 from etfhead.experiment.report.verdict import OUTCOMES
 
-__all__ = ["accuracy", "cost", "differences", "every_seed", "way_to_target"]
+__all__ = ["accuracy", "by_epoch", "cost", "differences", "every_seed", "way_to_target"]
 
 _Entry = Mapping[str, Any]
 _Column = tuple[str, Callable[[_Entry], str]]
@@ -52,6 +53,37 @@ def differences(summary: Mapping[str, Any]) -> list[Block]:
     return [Heading("Paired differences"), Paragraph(text), table]
 
 
+def by_epoch(summary: Mapping[str, Any]) -> list[Block]:
+    """Validation accuracy early and late, and against the baseline; no blocks without a finished epoch."""
+    entries = {
+        arm: {row["epoch"]: row for row in entry["val_top1_by_epoch"]}
+        for arm, entry in summary["arms"].items()
+    }
+    last = max((epoch for rows in entries.values() for epoch in rows), default=0)
+    if last == 0:
+        return []
+    shown = [epoch for epoch in shown_epochs(last) if any(epoch in rows for rows in entries.values())]
+    header = ["arm", *(f"epoch {epoch}" for epoch in shown)]
+    values = [
+        [_name(summary, arm), *(fmt.mean_std(rows.get(epoch)) for epoch in shown)]
+        for arm, rows in entries.items()
+    ]
+    pairs = [
+        [arm, *(_with_interval((rows.get(epoch) or {}).get("difference")) for epoch in shown)]
+        for arm, rows in entries.items()
+        if arm != summary["baseline"]
+    ]
+    text = (
+        "Validation accuracy in percent, mean ± sample standard deviation over seeds. Epoch 0 is before the "
+        "first step: above chance only where class vectors come from data."
+    )
+    blocks: list[Block] = [Heading("Accuracy by epoch"), Paragraph(text), Table(header, values)]
+    if pairs:
+        text = f"Minus {summary['baseline']} at the same epoch, in points, with the paired 95 % interval:"
+        blocks += [Paragraph(text), Table(header, pairs)]
+    return blocks
+
+
 def way_to_target(summary: Mapping[str, Any]) -> list[Block]:
     """Epochs, steps and time until the target; no blocks without a target."""
     target = summary["target"]
@@ -81,6 +113,7 @@ def cost(summary: Mapping[str, Any]) -> list[Block]:
         ("images/s", lambda entry: fmt.count(_mean(entry, "images_per_s"))),
         ("ratio to baseline", lambda entry: fmt.ratio(_ratio(entry, "images_per_s"))),
         ("training time", lambda entry: fmt.duration(_mean(entry, "train_time"))),
+        ("of it to orient", lambda entry: fmt.duration(_mean(entry, "align_time"))),
         ("peak GPU memory", lambda entry: fmt.size(_mean(entry, "peak_memory_bytes"))),
         ("parameters", lambda entry: fmt.count(_mean(entry, "params_total"))),
         ("trainable in head", lambda entry: fmt.count(_mean(entry, "params_head"))),
@@ -98,6 +131,11 @@ def cost(summary: Mapping[str, Any]) -> list[Block]:
         "interval. Speed is that of training as it ran: other work on the machine shows in it. Peak memory "
         "is measured on CUDA only."
     )
+    if any(_mean(entry, "align_time") is not None for entry in summary["arms"].values()):
+        text += (
+            " To orient is the pass over the training images that class vectors start from; images/s leaves "
+            "it out."
+        )
     return [Heading("Cost"), Paragraph(text), _table(summary, columns)]
 
 
@@ -120,11 +158,22 @@ def _table(
     arms: Sequence[str] | None = None,
     left: Sequence[int] = (0,),
 ) -> Table:
-    rows = []
-    for arm in arms or summary["arms"]:
-        name = f"{arm} (baseline)" if arm == summary["baseline"] else arm
-        rows.append([name, *(show(summary["arms"][arm]) for _, show in columns)])
+    rows = [
+        [_name(summary, arm), *(show(summary["arms"][arm]) for _, show in columns)]
+        for arm in arms or summary["arms"]
+    ]
     return Table(["arm", *(title for title, _ in columns)], rows, frozenset(left))
+
+
+def _name(summary: Mapping[str, Any], arm: str) -> str:
+    return f"{arm} (baseline)" if arm == summary["baseline"] else arm
+
+
+def _with_interval(pair: Mapping[str, Any] | None) -> str:
+    if pair is None:
+        return fmt.MISSING
+    bounds = fmt.interval(pair)
+    return fmt.signed(pair["mean"]) + ("" if bounds == fmt.MISSING else f" ({bounds})")
 
 
 def _mean(entry: _Entry, key: str) -> float | None:

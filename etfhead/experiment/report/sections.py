@@ -17,6 +17,7 @@ from etfhead.experiment.report.document import (
     Table,
     Verdict,
 )
+from etfhead.experiment.report.formatting import MISSING
 from etfhead.experiment.report.records import RunRecords
 from etfhead.experiment.report.setup_tables import data_table, environment_table, settings_table
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, MIN_SEEDS
@@ -74,6 +75,7 @@ def build_report(
     if any(name != "differences.png" for name in pictures):
         blocks.append(Heading("Learning curves"))
         blocks += _figures(pictures, "accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png")
+    blocks += result_tables.by_epoch(summary)
     blocks += result_tables.way_to_target(summary)
     blocks += result_tables.cost(summary)
     blocks += result_tables.every_seed(summary)
@@ -88,21 +90,15 @@ def _figures(pictures: Mapping[str, bytes], *names: str) -> list[Block]:
 
 
 def _setup(records: RunRecords) -> list[Block]:
-    names = list(dict.fromkeys(key for arm in records.recipe["arms"].values() for key in arm or {}))
-    names = [
-        key
-        for key in names
-        if any((arm or {}).get(key) is not None for arm in records.recipe["arms"].values())
-    ]
-    rows = [
-        [arm, *("default" if (options or {}).get(key) is None else str(options[key]) for key in names)]
-        for arm, options in records.recipe["arms"].items()
-    ]
+    header, rows, shared = _arm_options(records.recipe["arms"])
     data_notes = records.data.get("notes")
     blocks: list[Block] = [
         Heading("Arms"),
-        Paragraph("The arms differ in these options and in nothing else."),
-        Table(["arm", *names], rows, frozenset(range(len(names) + 1))),
+        Paragraph(
+            "The arms differ in these options and in nothing else (–: the head has none such)."
+            + (f" All that have them share {', '.join(shared)}." if shared else "")
+        ),
+        Table(header, rows, frozenset(range(len(header)))),
         Heading("Budget and setup"),
         settings_table(records.recipe),
     ]
@@ -115,6 +111,24 @@ def _setup(records: RunRecords) -> list[Block]:
         if title == "Data" and isinstance(data_notes, list) and data_notes:
             blocks.append(Bullets([str(note) for note in data_notes]))
     return blocks
+
+
+def _arm_options(
+    arms: Mapping[str, Mapping[str, Any] | None],
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header and rows of the options that set arms apart, and in words those that do not."""
+    given = {
+        arm: {key: value for key, value in (options or {}).items() if value is not None}
+        for arm, options in arms.items()
+    }
+    values: dict[str, list[Any]] = {"head": []}
+    for options in given.values():
+        for key, value in options.items():
+            values.setdefault(key, []).append(value)
+    apart = [key for key, found in values.items() if key == "head" or any(v != found[0] for v in found)]
+    shared = [f"{key}: {found[0]}" for key, found in values.items() if key not in apart]
+    rows = [[arm, *(str(options.get(key, MISSING)) for key in apart)] for arm, options in given.items()]
+    return ["arm", *apart], rows, shared
 
 
 def _reading(summary: Mapping[str, Any]) -> list[str]:

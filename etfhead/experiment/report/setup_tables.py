@@ -14,6 +14,7 @@ _SETTINGS = (
     "model",
     "pretrained",
     "initial_checkpoint",
+    "trainable",
     "img_size",
     "dataset",
     "train_limit",
@@ -53,7 +54,7 @@ def settings_table(recipe: Mapping[str, Any]) -> Table:
         value = recipe.get(key)
         off = value is None or (key in _AUGMENTATION and recipe.get("no_aug"))
         if not off and (value not in (False, 0, 0.0) or key in ("pretrained", "weight_decay")):
-            rows.append([key, _show(value)])
+            rows.append([key, _show(value) or "none"])
     return Table(["setting", "value"], rows, _TWO_WORDS)
 
 

@@ -6,12 +6,15 @@
 * ``seeds``; ``finished`` and ``expected`` (numbers of trainings); ``test_images`` (null when unknown).
 * ``comparisons`` (contenders that get a p-value), ``holm`` (whether verdicts are adjusted for them).
 * ``target``: ``val_top1`` (percent, or null) and ``source`` (``recipe``, ``automatic`` or null).
-* ``arms.<arm>``: ``settings`` (the arm's options), ``fixed`` (its class vectors are not trained),
-  ``seeds_finished``; ``figures.<figure>`` with ``n``, ``mean``, ``std``, ``values`` by seed;
-  ``target`` with ``reached``, ``of`` and the medians ``epochs``, ``steps``, ``seconds`` (null: the median
-  seed never reached it); and, except for the baseline, ``differences.<figure>`` and ``ratios.<figure>``
-  (``mean``, ``std``, ``low``, ``high``, ``p_value``, ``values``, ``above``, ``below``) and ``verdict``
-  (``outcome``, ``outcome_last``, ``p_value``, ``sentence``).
+* ``arms.<arm>``: ``settings`` (the arm's options), ``kind`` of its class vectors (``fixed``, ``following``
+  the data without gradients, or ``learnable``), ``fixed`` (whether they are), ``seeds_finished``;
+  ``figures.<figure>`` with ``n``, ``mean``, ``std``, ``values`` by seed; ``target`` with ``reached``,
+  ``of`` and the medians ``epochs``, ``steps``, ``seconds`` (null: the median seed never reached it); and,
+  except for the baseline, ``differences.<figure>`` and ``ratios.<figure>`` (``mean``, ``std``, ``low``,
+  ``high``, ``p_value``, ``values``, ``above``, ``below``) and ``verdict`` (``outcome``, ``outcome_last``,
+  ``p_value``, ``sentence``).
+* ``arms.<arm>.val_top1_by_epoch``: one entry an epoch (0 = before training) with ``mean``, ``std``,
+  ``values`` and the paired ``difference`` to the baseline (:mod:`~etfhead.experiment.report.by_epoch`).
 * ``runs``: one flat row per arm and seed, the columns of ``summary.csv`` (:data:`COLUMNS`).
 * ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
 
@@ -28,30 +31,19 @@ from pathlib import Path
 from typing import Any
 
 from etfhead.experiment.report import verdict
+from etfhead.experiment.report.by_epoch import accuracy_by_epoch
+from etfhead.experiment.report.compare import ACCURACY, PRIMARY, TEST, compare
 from etfhead.experiment.report.records import RunRecords, SeedRecord, number, read_run
-from etfhead.experiment.report.stats import (
-    ALPHA,
-    HOLM_FROM,
-    MIN_SEEDS,
-    Paired,
-    describe,
-    holm,
-    judge,
-    median_with_misses,
-    paired_difference,
-    paired_ratio,
-)
+from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses
 
 __all__ = ["COLUMNS", "PRIMARY", "summarize", "summarize_records"]
 
-PRIMARY = "test_top1_best"
-
-_TEST = ("test_top1", "test_loss", "test_ece")
 _WHOLE_RUN = (
     "epochs",
     "steps",
     "images_per_s",
     "train_time",
+    "align_time",
     "peak_memory_bytes",
     "params_total",
     "params_trainable",
@@ -60,19 +52,13 @@ _WHOLE_RUN = (
     "optimizer_state_bytes",
     "optimizer_state_bytes_head",
 )
-_ACCURACY = (
-    *(f"{key}_{when}" for key in _TEST for when in ("best", "last")),
-    "val_top1_best",
-    "val_top1_last",
-)
-_RATIOS = ("images_per_s", "train_time", "peak_memory_bytes")
 _TARGET = ("target_epochs", "target_steps", "target_seconds")
 
 COLUMNS = (
     "arm",
     "seed",
     "state",
-    *_ACCURACY,
+    *ACCURACY,
     "best_epoch",
     *_WHOLE_RUN,
     "target_val_top1",
@@ -102,7 +88,9 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     target, source = _target(records)
     rows = [_row(run, target) for seeds in records.runs.values() for run in seeds.values()]
     arms = {arm: _arm(records, arm, rows) for arm in records.runs}
-    comparisons = _compare(arms, baseline)
+    comparisons = compare(arms, baseline)
+    for arm, epochs in accuracy_by_epoch(records.runs, baseline).items():
+        arms[arm]["val_top1_by_epoch"] = epochs
     summary: dict[str, Any] = {
         "schema": 1,
         "name": str(recipe.get("name") or records.folder.resolve().name),
@@ -157,7 +145,7 @@ def _row(run: SeedRecord, target: float | None) -> dict[str, Any]:
         row["epochs"] = len(run.history) or None
         return row
     for when in ("best", "last"):
-        for key in _TEST:
+        for key in TEST:
             row[f"{key}_{when}"] = number(run.result[when], key)
     best_epoch = number(run.result["best"], "epoch")
     row["best_epoch"] = None if best_epoch is None else int(best_epoch) + 1
@@ -182,15 +170,17 @@ def _exact(mapping: Mapping[str, Any], key: str) -> float | None:
 
 def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     settings = {key: value for key, value in (records.recipe["arms"][arm] or {}).items() if value is not None}
+    kind = _kind(settings)
     done = [row for row in rows if row["arm"] == arm and row["state"] == "finished"]
     figures = {}
-    for key in (*_ACCURACY, *_WHOLE_RUN):
+    for key in (*ACCURACY, *_WHOLE_RUN):
         values = {row["seed"]: row[key] for row in done if row[key] is not None}
         spread = describe(list(values.values()))
         figures[key] = None if spread is None else {**asdict(spread), "values": values}
     return {
         "settings": settings,
-        "fixed": settings.get("head") == "etf",
+        "kind": kind,
+        "fixed": kind == "fixed",
         "seeds_finished": [row["seed"] for row in done],
         "figures": figures,
         "target": {
@@ -203,40 +193,12 @@ def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def _compare(arms: dict[str, dict[str, Any]], baseline: str) -> int:
-    """Add differences, ratios and outcomes to every contender; return the number of comparisons."""
-    last: dict[str, Paired | None] = {}
-    primary: dict[str, Paired | None] = {}
-    for arm, entry in arms.items():
-        if arm == baseline:
-            continue
-        pairs = {key: _paired(arms, arm, baseline, key, paired_difference) for key in _ACCURACY}
-        ratios = {key: _paired(arms, arm, baseline, key, paired_ratio) for key in _RATIOS}
-        entry["differences"] = {key: None if pair is None else asdict(pair) for key, pair in pairs.items()}
-        entry["ratios"] = {key: None if pair is None else asdict(pair) for key, pair in ratios.items()}
-        primary[arm], last[arm] = pairs[PRIMARY], pairs["test_top1_last"]
-    adjusted, adjusted_last = _adjusted(primary), _adjusted(last)
-    for arm, pair in primary.items():
-        arms[arm]["verdict"] = {
-            "outcome": judge(pair, adjusted.get(arm)),
-            "outcome_last": judge(last[arm], adjusted_last.get(arm)),
-            "p_value": adjusted.get(arm),
-        }
-    return len(adjusted)
-
-
-def _paired(arms: Mapping[str, Any], arm: str, baseline: str, key: str, how: Any) -> Paired | None:
-    ours, theirs = arms[arm]["figures"][key], arms[baseline]["figures"][key]
-    return None if ours is None or theirs is None else how(ours["values"], theirs["values"])
-
-
-def _adjusted(pairs: Mapping[str, Paired | None]) -> dict[str, float]:
-    raw = {
-        arm: pair.p_value
-        for arm, pair in pairs.items()
-        if pair is not None and pair.p_value is not None and pair.n >= MIN_SEEDS
-    }
-    return raw if len(raw) < HOLM_FROM else dict(zip(raw, holm(list(raw.values())), strict=True))
+def _kind(settings: Mapping[str, Any]) -> str:
+    """What happens to the class vectors: nothing, they follow the data without gradients, or they train."""
+    head = settings.get("head")
+    if head in ("class_mean", "delta", "guided"):
+        return "following"
+    return "fixed" if head == "etf" and not settings.get("low_rank") else "learnable"
 
 
 def _test_images(records: RunRecords) -> int | None:

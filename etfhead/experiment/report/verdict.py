@@ -10,6 +10,8 @@ from etfhead.experiment.report.stats import HOLM_FROM, MIN_SEEDS
 
 __all__ = ["OUTCOMES", "contender_sentence", "disagreements", "overall_outcome", "overall_sentence"]
 
+KINDS = ("fixed", "following", "learnable")  # what happens to class vectors; gradient-free ones first
+
 OUTCOMES = {
     "helped": "helped",
     "hurt": "hurt",
@@ -26,11 +28,11 @@ def contender_sentence(summary: Mapping[str, Any], arm: str) -> str:
 
 
 def overall_sentence(summary: Mapping[str, Any]) -> str:
-    """The whole comparison in one sentence: fixed heads first, losses beside wins."""
+    """The whole comparison in one sentence: gradient-free heads first, losses beside wins."""
     baseline = summary["baseline"]
     figure = summary["arms"][baseline]["figures"][summary["primary"]]
     contenders = [arm for arm in summary["arms"] if arm != baseline]
-    contenders.sort(key=lambda arm: not summary["arms"][arm]["fixed"])
+    contenders.sort(key=lambda arm: KINDS.index(summary["arms"][arm]["kind"]))
     if not contenders:
         return f"There is no contender beside the baseline {baseline}, so there is nothing to compare."
     if figure is None:
@@ -50,10 +52,10 @@ def overall_sentence(summary: Mapping[str, Any]) -> str:
 
 
 def overall_outcome(summary: Mapping[str, Any]) -> str:
-    """The outcome that all fixed heads share (all contenders where none is fixed), else ``mixed``."""
+    """The outcome that all gradient-free heads share (all contenders where none is one), else ``mixed``."""
     contenders = [entry for arm, entry in summary["arms"].items() if arm != summary["baseline"]]
-    fixed = [entry for entry in contenders if entry["fixed"]]
-    outcomes = {entry["verdict"]["outcome"] for entry in fixed or contenders}
+    gradient_free = [entry for entry in contenders if entry["kind"] != "learnable"]
+    outcomes = {entry["verdict"]["outcome"] for entry in gradient_free or contenders}
     return outcomes.pop() if len(outcomes) == 1 else "mixed"
 
 
@@ -70,7 +72,7 @@ def disagreements(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _subject(summary: Mapping[str, Any], arm: str) -> str:
-    return f"the {'fixed' if summary['arms'][arm]['fixed'] else 'learnable'} head {arm}"
+    return f"the {summary['arms'][arm]['kind']} head {arm}"
 
 
 def _clause(summary: Mapping[str, Any], arm: str) -> str:
@@ -100,8 +102,8 @@ def _clause(summary: Mapping[str, Any], arm: str) -> str:
 
 def _grouped(summary: Mapping[str, Any], contenders: list[str]) -> str:
     parts = []
-    for kind in ("fixed", "learnable"):
-        group = [arm for arm in contenders if summary["arms"][arm]["fixed"] == (kind == "fixed")]
+    for kind in KINDS:
+        group = [arm for arm in contenders if summary["arms"][arm]["kind"] == kind]
         if group:
             heads = f"the only {kind} head" if len(group) == 1 else f"of {len(group)} {kind} heads"
             parts.append(f"{heads} {_tally(summary, group)}")

@@ -6,7 +6,7 @@ import contextlib
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
-from etfhead.experiment.checks import FieldError
+from etfhead.experiment.field_error import FieldError
 from etfhead.experiment.schema.yaml_lines import parse_value
 from etfhead.experiment.suggest import did_you_mean
 
@@ -50,7 +50,7 @@ def convert(value: Any, hint: Any, path: tuple[str, ...]) -> Any:
     (0.001, (0, 1))
     >>> convert("ten", int, ("epochs",))
     Traceback (most recent call last):
-    etfhead.experiment.checks.FieldError: epochs: expected an integer, got the text "ten"
+    etfhead.experiment.field_error.FieldError: epochs: expected an integer, got the text "ten"
     """
     origin = get_origin(hint)
     if origin in (types.UnionType, Union):
@@ -133,10 +133,11 @@ def _convert_list(value: Any, hints: tuple[Any, ...], path: tuple[str, ...]) -> 
         with contextlib.suppress(ValueError):
             value = parse_value(f"[{value}]", "list")
     open_ended = hints[-1] is Ellipsis
-    example = "[0, 1, 2]" if hints[0] is int else "[0.5, 1.0]"
+    example = {int: "[0, 1, 2]", str: "[blocks.6, conv_head]"}.get(hints[0], "[0.5, 1.0]")
     if not isinstance(value, (list, tuple)):
         # 3 could mean three seeds or the seed 3.
-        single = f"; write [{value}] for it alone" if open_ended and _number(value) is not None else ""
+        alone = _number(value) is not None or (hints[0] is str and isinstance(value, str))
+        single = f"; write [{value}] for it alone" if open_ended and alone else ""
         raise FieldError(path, f"expected a list such as {example}, got {describe(value)}{single}")
     if not open_ended and len(value) != len(hints):
         raise FieldError(

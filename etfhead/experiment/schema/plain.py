@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_type_hints
 
-from etfhead.experiment.checks import FieldError
+from etfhead.experiment.field_error import FieldError
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.schema.convert import convert, describe
 from etfhead.experiment.schema.yaml_lines import KeyPath

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.recipe import Arm, Recipe
 
 __all__ = ["smoke"]
+
+_RANK = 4  # of a correction: the generated images have ten classes
+_LAST_STAGE = ("conv_head", "bn2")  # of the model below
 
 
 def smoke(recipe: Recipe) -> Recipe:
@@ -32,6 +35,7 @@ def smoke(recipe: Recipe) -> Recipe:
         img_size=32,
         in_chans=3,
         model_kwargs={},
+        trainable=None if recipe.trainable is None else _LAST_STAGE,
         dataset="synthetic",
         data_root=None,
         download=False,
@@ -48,7 +52,12 @@ def smoke(recipe: Recipe) -> Recipe:
         channels_last=False,
         torchcompile=False,
         seeds=_two(recipe.seeds),
+        arms={name: _small(arm) for name, arm in recipe.arms.items()},
     )
+
+
+def _small(arm: Arm) -> Arm:
+    return replace(arm, low_rank=min(arm.low_rank, _RANK)) if arm.low_rank else arm
 
 
 def _two(seeds: tuple[int, ...]) -> tuple[int, ...]:

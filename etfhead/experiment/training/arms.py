@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from etfhead.errors import CheckpointError
+from etfhead.experiment.arm_checks import HEAD_OPTIONS, has_basis, is_oriented
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.suggest import did_you_mean
+from etfhead.experiment.training.initial_weights import load_initial_weights
 from etfhead.experiment.training.rng import seed_model
+from etfhead.experiment.training.trainable import freeze_all_but
+from etfhead.surgery import align_head, find_heads, swap_head
+from etfhead.surgery.head_factory import HEADS
 
 if TYPE_CHECKING:
     from timm.data import Mixup
 
-__all__ = ["build_loss", "build_mixup", "build_model", "load_initial_weights", "resolve_arms"]
+__all__ = ["build_loss", "build_mixup", "build_model", "resolve_arms"]
 
-_log = logging.getLogger(__name__)
-
-_OPTIONS = ("frame", "basis", "neck", "normalize", "scale", "learn_scale")
+_OF_THE_START = ("orient", "exponent")  # options of an arm that are not its head's
 
 
 def resolve_arms(recipe: Recipe) -> Recipe:
@@ -31,17 +31,20 @@ def resolve_arms(recipe: Recipe) -> Recipe:
     What a run records and compares on ``--resume`` is then what it trained with, also after a later version
     has changed a default.
     """
-    from etfhead import heads
-
-    kinds = {"etf": heads.ETFHead, "cosine": heads.CosineHead, "linear": heads.LinearHead}
     arms = {}
     for name, arm in recipe.arms.items():
-        options = inspect.signature(kinds[arm.head]).parameters
+        options = inspect.signature(HEADS[arm.head][0]).parameters
         filled: dict[str, Any] = {
             option: "none" if options[option].default is None else options[option].default
-            for option in _OPTIONS
-            if option in options and getattr(arm, option) is None
+            for option in HEAD_OPTIONS[arm.head]
+            if option not in _OF_THE_START and getattr(arm, option) is None
         }
+        if not has_basis(arm):
+            filled.pop("basis", None)
+        if arm.orient is None:
+            filled["orient"] = "none"
+        if is_oriented(arm) and arm.exponent is None:
+            filled["exponent"] = inspect.signature(align_head).parameters["exponent"].default
         if arm.loss == "dot_regression" and arm.class_balanced is None:
             filled["class_balanced"] = False
         arms[name] = dataclasses.replace(arm, **filled)
@@ -54,7 +57,8 @@ def build_model(recipe: Recipe, arm: Arm, num_classes: int, seed: int) -> nn.Mod
     The global random state is left at a point that depends on the arm: put it back around the call.
 
     Args:
-        recipe: Model name and options, initial weights, label smoothing (for ``scale: auto``).
+        recipe: Model name and options, initial weights, parts that train, label smoothing (for
+            ``scale: auto``).
         arm: Head and its options.
         num_classes: K.
         seed: Seed of the initial weights and of the frame's basis.
@@ -67,14 +71,33 @@ def build_model(recipe: Recipe, arm: Arm, num_classes: int, seed: int) -> nn.Mod
     if recipe.initial_checkpoint is not None:
         load_initial_weights(model, recipe.initial_checkpoint)
     # The trunk is complete before the head draws a number, so a head's appetite cannot shift it.
-    return _swap(model, arm, recipe.smoothing, seed)
+    model = _swap(model, arm, recipe.smoothing, seed)
+    if recipe.trainable is not None:
+        freeze_all_but(model, recipe.trainable)
+    return model
 
 
-def build_loss(recipe: Recipe, arm: Arm) -> nn.Module:
-    """Build the training loss of one arm: ``forward(logits, target)``.
+def build_loss(recipe: Recipe, arm: Arm, model: nn.Module) -> nn.Module:
+    """Build the training loss of one arm: ``forward(outputs, target)`` of the model in training mode.
 
     With mixup or cutmix the targets are soft and carry the label smoothing already (:func:`build_mixup`).
+
+    Args:
+        recipe: Label smoothing, mixup and cutmix.
+        arm: Loss and its options.
+        model: The arm's model: with ``fused: true`` its training mode gives features, and the loss streams
+            them through the head.
+
+    Raises:
+        ValueError: If the loss cannot be streamed because the model has several heads.
     """
+    if arm.fused:
+        from etfhead.losses import FrameCrossEntropyLoss
+
+        found = find_heads(model)
+        if len(found) != 1:
+            raise ValueError(f"fused: expected a model with one head, got {', '.join(found)}; remove fused")
+        return FrameCrossEntropyLoss(next(iter(found.values())), label_smoothing=recipe.smoothing)
     if arm.loss == "dot_regression":
         from etfhead.losses import DotRegressionLoss
 
@@ -125,73 +148,15 @@ def _create(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def _swap(model: nn.Module, arm: Arm, smoothing: float, seed: int) -> nn.Module:
-    from etfhead.surgery import swap_head
-
-    options = {name: getattr(arm, name) for name in _OPTIONS if getattr(arm, name) is not None}
+    names = [name for name in HEAD_OPTIONS[arm.head] if name not in _OF_THE_START]
+    options = {name: getattr(arm, name) for name in names if getattr(arm, name) is not None}
     if options.get("neck") == "none":
         options["neck"] = None
     if arm.head == "linear" and options.get("neck") is None:
         return model
-    if arm.head != "linear":
-        options["label_smoothing"] = smoothing
-    if arm.head == "etf":
-        options["seed"] = seed
+    if options.get("frame") == "class_means":
+        options["frame"] = "auto"  # takes the place until the data have been seen
+    known = inspect.signature(HEADS[arm.head][0]).parameters
+    options |= {k: v for k, v in {"label_smoothing": smoothing, "seed": seed}.items() if k in known}
     swapped: nn.Module = swap_head(model, head=arm.head, **options)
     return swapped
-
-
-def load_initial_weights(model: nn.Module, path: str) -> None:
-    """Load a trunk from safetensors or a torch file, before the head is swapped in.
-
-    A classifier that the file's model has and this one has not (another width, a fixed head) is dropped
-    with a note; anything else that does not fit is an error.
-
-    Args:
-        model: Stock model, changed in place.
-        path: ``.safetensors``, or a file that ``torch.load(weights_only=True)`` accepts.
-
-    Raises:
-        CheckpointError: If the file is missing, unreadable, or of another model.
-    """
-    from timm.models import load_state_dict
-
-    from etfhead.surgery import find_classifiers
-
-    try:
-        state = load_state_dict(str(Path(path).expanduser()), weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"initial_checkpoint: there is no file {path!r}") from None
-    except Exception as error:  # safetensors, pickle, zipfile and torch each fail in their own way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"initial_checkpoint: cannot read {path!r} ({reason[:200]})") from error
-    own = model.state_dict()
-    leaves = tuple(f"{leaf}." for leaf in find_classifiers(model))
-    state = _without_other_classifier(own, state, leaves, path)
-    for name in own.keys() & state.keys():
-        if own[name].shape != state[name].shape:
-            there, here = tuple(state[name].shape), tuple(own[name].shape)
-            raise CheckpointError(
-                f"initial_checkpoint: {path!r} is not of this model ({name} is {there} there, {here} here)"
-            )
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.startswith(leaves)]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"initial_checkpoint: {path!r} is not of this model ({len(missing)} tensors missing"
-            f"{_first(missing)}, {len(unexpected)} unexpected{_first(unexpected)})"
-        )
-
-
-def _without_other_classifier(
-    own: dict[str, Tensor], state: dict[str, Tensor], leaves: tuple[str, ...], path: str
-) -> dict[str, Tensor]:
-    ours = {name: value.shape for name, value in own.items() if name.startswith(leaves)}
-    theirs = {name: value.shape for name, value in state.items() if name.startswith(leaves)}
-    if ours == theirs or not theirs:
-        return state
-    _log.warning("initial_checkpoint: left the classifier of %s out (%s)", path, ", ".join(theirs))
-    return {name: value for name, value in state.items() if name not in theirs}
-
-
-def _first(names: list[str]) -> str:
-    return f": {names[0]}" + (", ..." if len(names) > 1 else "") if names else ""

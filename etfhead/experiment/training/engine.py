@@ -24,6 +24,7 @@ from etfhead.experiment.training.progress import ProgressBar
 from etfhead.experiment.training.rng import seed_step
 from etfhead.experiment.training.session import Session
 from etfhead.experiment.training.signals import StopRequest
+from etfhead.heads import update_heads
 
 __all__ = ["Trainer"]
 
@@ -57,16 +58,19 @@ class Trainer:
         self.recipe, self.arm, self.seed = recipe, arm, seed
         self.session, self.states, self.num_classes = session, states, num_classes
         self.stop = stop
-        self.position = Position()
+        # A resumed run's clock comes from its checkpoint.
+        self.position = Position(train_time=session.align_time, align_time=session.align_time)
         self.records: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None  # epoch, val_top1, weights (on the CPU)
         self.peak_memory = 0
+        self.initial: dict[str, float] | None = None  # validation figures before the first step
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint; ``metrics.jsonl`` goes back to what it knows."""
         self.position = Position(**state["position"])
         self.records = list(state["records"])
         self.best = state["best"]
+        self.initial = state.get("initial")
         self.peak_memory = state["peak_memory"]
         self.session.load(state)
         self._write_records()
@@ -86,6 +90,8 @@ class Trainer:
             TrainingError: Numbers are not finite; nothing was written after the bad step.
             OSError: The disk is full or unwritable; earlier checkpoints are intact.
         """
+        if self.position.updates == 0 and self.initial is None:
+            self.initial = {f"val_{name}": value for name, value in self._validate().items()}
         if self.position.epoch < self.recipe.epochs:
             self._warm_up()
         while self.position.epoch < self.recipe.epochs:
@@ -101,7 +107,7 @@ class Trainer:
         session, recipe = self.session, self.recipe
         images = torch.rand(session.share, recipe.in_chans, recipe.img_size, recipe.img_size)
         buffers = [(buffer, buffer.clone()) for buffer in session.raw.buffers()]
-        session.model.train()
+        session.train_mode()
         self._forward(images, torch.zeros(session.share, dtype=torch.long))[0].backward()
         with torch.no_grad():
             for buffer, value in buffers:
@@ -118,14 +124,15 @@ class Trainer:
         done = [position.loss_sum, position.correct] if session.accelerator.is_main_process else [0.0, 0.0]
         sums = torch.tensor(done, dtype=sum_dtype(watch.device), device=watch.device)
         stopping = False
-        session.model.train()
+        session.train_mode()
         began = time.perf_counter()
         for images, target in session.train_batches(position.epoch, position.step):
             seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
-            loss, logits, images, target = self._forward(images, target)
+            loss, outputs, predicted, images, target = self._forward(images, target)
             self._update_weights(loss)
-            watch.see(position.step, images, logits, loss)
-            hits = logits.argmax(1) == (target.argmax(1) if target.ndim == 2 else target)
+            update_heads(session.raw, target)
+            watch.see(position.step, images, outputs, loss)
+            hits = predicted == (target.argmax(1) if target.ndim == 2 else target)
             sums += torch.stack([loss.detach() * len(images), hits.sum()])
             whole_batch = len(images) * session.accelerator.num_processes
             self._advance(whole_batch)
@@ -143,15 +150,19 @@ class Trainer:
         if stopping:
             self._interrupt()
 
-    def _forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss and logits, with the images and targets they were taken at."""
+    def _forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Loss, what the model gave, classes it names, with the images and targets they were taken at."""
         session, device = self.session, self.session.accelerator.device
         images = images.to(device, non_blocking=True, memory_format=session.memory_format)
         target = target.to(device, non_blocking=True)
         if session.mixup is not None:
             images, target = session.mixup(images, target)
-        logits = session.model(images).float()
-        return session.criterion(logits, target), logits, images, target
+        outputs = session.model(images).float()
+        if session.fused:  # the outputs are features
+            loss, predicted = session.criterion.with_predictions(outputs, target)
+        else:
+            loss, predicted = session.criterion(outputs, target), outputs.argmax(1)
+        return loss, outputs, predicted, images, target
 
     def _update_weights(self, loss: Tensor) -> None:
         session = self.session
@@ -229,8 +240,14 @@ class Trainer:
         if session.accelerator.device.type == "cuda":
             self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated())
         if session.accelerator.is_main_process:
-            own = {"position": dataclasses.asdict(self.position), "records": self.records, "best": self.best}
-            self.states.save({**own, "peak_memory": self.peak_memory, **state})
+            own = {
+                "position": dataclasses.asdict(self.position),
+                "records": self.records,
+                "best": self.best,
+                "initial": self.initial,
+                "peak_memory": self.peak_memory,
+            }
+            self.states.save({**own, **state})
             self._write_records()
         session.accelerator.wait_for_everyone()
 

@@ -22,7 +22,9 @@ class Position:
         seen: Images of this epoch.
         images: Images since the start.
         epoch_time: Training seconds of this epoch.
-        train_time: Training seconds since the start, without validation and writing.
+        train_time: Training seconds since the start, without validation and writing; with those of
+            ``align_time``.
+        align_time: Seconds in which the class vectors were started from the training images.
         lr: Learning rate of the last update.
     """
 
@@ -35,6 +37,7 @@ class Position:
     images: int = 0
     epoch_time: float = 0.0
     train_time: float = 0.0
+    align_time: float = 0.0
     lr: float = 0.0
 
     def record(self, val: Mapping[str, float], *, scale: float | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
+from etfhead.experiment.arm_checks import is_oriented
 from etfhead.experiment.data import KeyedBatchSampler, Splits, make_eval_loader, make_train_loader
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.suggest import did_you_mean
 from etfhead.experiment.training.accounting import head_modules
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.experiment.training.orient import orient
+from etfhead.experiment.training.trainable import frozen_modules, train_mode
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,6 +66,8 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     except (ValueError, TypeError, AssertionError) as error:
         hint = did_you_mean(recipe.opt, list_optimizers())
         raise ValueError(f"opt: timm cannot build {recipe.opt!r}{hint}: {error}") from error
+    for group in optimizer.param_groups:  # without weight decay timm hands over the frozen ones too
+        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
     return optimizer
 
 
@@ -126,11 +131,13 @@ class Session:
     accelerator: Accelerator
     raw: nn.Module
     heads: dict[str, nn.Module]
+    frozen: list[nn.Module]
     model: nn.Module
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scheduler: Any
-    criterion: nn.Module
+    criterion: Any
+    fused: bool
     mixup: Mixup | None
     sampler: KeyedBatchSampler
     train_loader: Loader
@@ -138,15 +145,47 @@ class Session:
     memory_format: torch.memory_format
     steps_per_epoch: int
     share: int
+    align_time: float
 
     @classmethod
-    def build(cls, recipe: Recipe, arm: str, seed: int, splits: Splits, accelerator: Accelerator) -> Session:
-        """Build everything from the recipe; the same for every arm of a seed up to head and loss."""
+    def build(
+        cls,
+        recipe: Recipe,
+        arm: str,
+        seed: int,
+        splits: Splits,
+        accelerator: Accelerator,
+        *,
+        title: str = "",
+        resumed: bool = False,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Session:
+        """Build everything from the recipe; the same for every arm of a seed up to head and loss.
+
+        Args:
+            recipe: The comparison.
+            arm: Name of the arm.
+            seed: Seed of the run.
+            splits: The data.
+            accelerator: Device, precision, processes.
+            title: Says which arm and seed, where the pass that orients class vectors is shown.
+            resumed: A checkpoint will be loaded, with class vectors that were oriented before.
+            tick: Called after each batch of that pass; may raise to stop.
+        """
         options = recipe.arms[arm]
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         raw = build_model(recipe, options, splits.num_classes, seed)
         raw.to(accelerator.device).to(memory_format=layout)
         heads = head_modules(raw)  # not to be found in a compiled model
+        align_time = 0.0
+        if is_oriented(options) and not resumed:  # before anything copies or wraps the model
+            plain = eval_share(splits.plain, recipe, accelerator)
+            blank = torch.zeros(recipe.batch_size, recipe.in_chans, recipe.img_size, recipe.img_size)
+            shown: dict[str, Any] = {"blank": blank, "title": title, "tick": tick}
+            try:
+                align_time = orient(raw, options, plain, accelerator=accelerator, **shown)
+            except ValueError as error:  # also of an image that cannot be decoded
+                raise type(error)(f"arm {arm!r}, seed {seed}: orient: {error}") from error
         ema = None
         if recipe.model_ema:
             from timm.utils import ModelEmaV3
@@ -172,11 +211,13 @@ class Session:
             accelerator=accelerator,
             raw=raw,
             heads=heads,
+            frozen=[] if recipe.trainable is None else frozen_modules(raw),
             model=model,
             ema=ema,
             optimizer=optimizer,
             scheduler=build_scheduler(recipe, optimizer.optimizer, len(sampler)),
-            criterion=build_loss(recipe, options).to(accelerator.device),
+            criterion=build_loss(recipe, options, raw).to(accelerator.device),
+            fused=bool(options.fused),
             mixup=mixup,
             sampler=sampler,
             train_loader=make_train_loader(splits, share, **loader),
@@ -184,6 +225,7 @@ class Session:
             memory_format=layout,
             steps_per_epoch=len(sampler),
             share=share.size,
+            align_time=align_time,
         )
 
     @property
@@ -196,6 +238,10 @@ class Session:
     def lr(self) -> float:
         """Learning rate of the next update."""
         return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    def train_mode(self) -> None:
+        """Training mode, frozen parts in evaluation mode."""
+        train_mode(self.model, self.frozen)
 
     def share_statistics(self) -> None:
         """Give every process the first one's batch statistics: each has followed its own share's."""

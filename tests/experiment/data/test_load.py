@@ -92,6 +92,17 @@ def test_training_images_are_normalised(make_recipe):
     assert (images.std((0, 2, 3)) - 1).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("options", [AUGMENTED, CROPPED, {}])
+def test_plain_items_are_the_training_images_without_augmentation(make_recipe, options):
+    splits = load_data(make_recipe(img_size=16, **options))
+    still = load_data(make_recipe(img_size=16))
+    assert splits.plain.labels == splits.train.labels
+    indices = range(0, len(still.train), 17)
+    assert _same(_items(splits.plain, indices), [still.train[i, 5] for i in indices])
+    if "aa" not in options:
+        assert splits.plain.fetch.prepared is splits.train.fetch.prepared, "no second copy of the images"
+
+
 @pytest.mark.parametrize("options", [AUGMENTED, CROPPED])
 def test_an_item_depends_on_its_index_and_key_alone(make_recipe, options):
     train = load_data(make_recipe(img_size=16, **options)).train

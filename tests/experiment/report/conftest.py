@@ -49,6 +49,7 @@ def _result(rng, arm, seed, history, top1, *, fixed, cuda):
         "head_bytes": 2604,
         "optimizer_state_bytes": 2_189_648,
         "optimizer_state_bytes_head": 8 if fixed else 5200,
+        "initial": {"val_top1": 10 + rng.random()},
         "last": {"epoch": len(history) - 1, "test_top1": top1 - 0.05, **test},
         "best": {"epoch": best, "test_top1": top1, **test},
         "device": "cuda" if cuda else "cpu",

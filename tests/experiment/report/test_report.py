@@ -201,3 +201,24 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(ValueError, match=r"has no recipe\.yaml"):
         write_report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_options_that_all_arms_share_are_said_once(fake_run):
+    folder = fake_run({"linear": [90.0, 91.0], "etf": [91.0, 91.3]}, epochs=2)
+    text = (folder / "recipe.yaml").read_text()
+    text = text.replace(
+        "  linear:\n    head: linear\n", "  linear:\n    head: linear\n    neck: none\n    loss: ce\n"
+    )
+    text = text.replace(
+        "    head: etf\n", "    head: etf\n    neck: batchnorm\n    loss: ce\n    low_rank: 3\n"
+    )
+    (folder / "recipe.yaml").write_text(text)
+    write_report(folder)
+    section = (folder / "report.md").read_text().split("## Arms")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line]
+    assert [rows[0], *rows[2:]] == [
+        ["arm", "head", "neck"],
+        ["linear", "linear", "none"],
+        ["etf", "etf", "batchnorm"],
+    ]
+    assert "All that have them share loss: ce, low_rank: 3." in section

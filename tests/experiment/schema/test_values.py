@@ -86,3 +86,24 @@ def test_an_unreadable_file_is_an_os_error(minimal, write):
     os.chmod(path, 0)
     with pytest.raises(PermissionError):
         load_recipe(path)
+
+
+def test_parts_that_train_are_a_list_of_names(load, refusal):
+    assert load("trainable: [blocks.6, conv_head]\n").trainable == ("blocks.6", "conv_head")
+    assert load("", "trainable=conv_head,bn2").trainable == ("conv_head", "bn2")
+    assert load("trainable: []\n").trainable == ()
+    assert load("trainable: none\n").trainable is None
+    assert "expected a list such as [blocks.6, conv_head]" in refusal("trainable: bn2\n")
+    assert "write [bn2] for it alone" in refusal("trainable: bn2\n")
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("no", False), ("0.5", 0.5), ("none", None)])
+def test_centring_is_yes_no_or_a_share(load, text, value):
+    arm = load("", "arms.etf.head=class_mean", "~arms.etf.basis", f"arms.etf.centre={text}").arms["etf"]
+    assert arm.centre == value
+    assert type(arm.centre) is type(value)
+
+
+def test_centring_by_a_word_is_refused(refusal):
+    line = refusal("", "arms.etf.head=class_mean", "~arms.etf.basis", "arms.etf.centre=strong")
+    assert "expected true or false or a number or null" in line

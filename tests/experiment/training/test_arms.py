@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import os
 from dataclasses import replace
 
@@ -8,9 +9,17 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from etfhead.errors import CheckpointError
+from etfhead.experiment.arm_checks import HEAD_OPTIONS
 from etfhead.experiment.recipe import Arm
-from etfhead.experiment.training.arms import build_loss, build_mixup, build_model, resolve_arms
+from etfhead.experiment.training.arms import (
+    _OF_THE_START,
+    build_loss,
+    build_mixup,
+    build_model,
+    resolve_arms,
+)
 from etfhead.surgery import find_classifiers, find_heads
+from etfhead.surgery.head_factory import HEADS
 
 DOT = Arm(head="etf", loss="dot_regression", normalize=True, scale=1, learn_scale=False)
 ARMS = {
@@ -21,6 +30,8 @@ ARMS = {
     "etf identity": Arm(head="etf", basis="identity", neck="none"),
     "dot regression": DOT,
 }
+
+STOCK = torch.nn.Linear(1, 4)  # a loss on logits does not look at the model
 
 
 def trunk(model):
@@ -82,7 +93,7 @@ def test_model_errors_name_the_field(recipe):
     with pytest.raises(ValueError, match=r"model: timm cannot build .*patch_sizes"):
         build_model(replace(recipe, model="test_vit", model_kwargs={"patch_sizes": 4}), Arm(), 4, seed=0)
     with pytest.raises(ValueError, match="in_features"):
-        build_model(recipe, Arm(head="etf"), 2000, seed=0)
+        build_model(recipe, Arm(head="etf", frame="simplex"), 2000, seed=0)
 
 
 def test_losses_against_their_formulas(recipe):
@@ -91,16 +102,18 @@ def test_losses_against_their_formulas(recipe):
     plain = replace(recipe, mixup=0.0, cutmix=0.0)
     log_p = logits.log_softmax(1)
     soft = 0.9 * F.one_hot(target, 4) + 0.1 / 4
-    torch.testing.assert_close(build_loss(plain, Arm())(logits, target), -(soft * log_p).sum(1).mean())
+    torch.testing.assert_close(build_loss(plain, Arm(), STOCK)(logits, target), -(soft * log_p).sum(1).mean())
     weights = torch.rand(6, 4).softmax(1)
-    torch.testing.assert_close(build_loss(recipe, Arm())(logits, weights), -(weights * log_p).sum(1).mean())
+    torch.testing.assert_close(
+        build_loss(recipe, Arm(), STOCK)(logits, weights), -(weights * log_p).sum(1).mean()
+    )
     true = logits[range(6), target]
     expected = 0.5 * (true / 2.0 - 1).square().mean()
-    scaled = build_loss(plain, DOT)
+    scaled = build_loss(plain, DOT, STOCK)
     scaled.target_logit = 2.0
     torch.testing.assert_close(scaled(logits, target), expected)
-    assert build_loss(plain, DOT).target_logit == 1.0
-    assert build_loss(plain, replace(DOT, class_balanced=True)).class_balanced is True
+    assert build_loss(plain, DOT, STOCK).target_logit == 1.0
+    assert build_loss(plain, replace(DOT, class_balanced=True), STOCK).class_balanced is True
 
 
 def test_mixup_smooths_targets_for_cross_entropy_alone(recipe):
@@ -168,9 +181,14 @@ def test_code_in_an_initial_checkpoint_is_never_executed(recipe, tmp_path):
 
 
 def test_every_option_of_an_arm_is_used():
-    """A new field of Arm must be wired here or in the loss."""
-    used = {"head", "loss", "frame", "basis", "neck", "normalize", "scale", "learn_scale", "class_balanced"}
-    assert {field.name for field in dataclasses.fields(Arm)} == used
+    """A new field of Arm belongs to a head's options, or must be wired here or in the loss."""
+    ours = {"head", "loss", "class_balanced", *_OF_THE_START}
+    fields = {field.name for field in dataclasses.fields(Arm)}
+    assert fields == ours | {option for options in HEAD_OPTIONS.values() for option in options}
+    for head, options in HEAD_OPTIONS.items():
+        for kind in HEADS[head]:
+            known = inspect.signature(kind).parameters
+            assert set(options) - set(_OF_THE_START) <= known.keys()
 
 
 def test_resolved_arms_say_every_default_and_build_the_same_model(recipe):

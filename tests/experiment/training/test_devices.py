@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from etfhead.errors import Interrupted
+from etfhead.experiment.recipe import Arm
 
 
 def results(out):
@@ -27,6 +28,49 @@ def test_workers_change_nothing(run, recipe, splits, tmp_path):
     two = run(replace(recipe, workers=2), tmp_path / "two")
     states = [torch.load(out / "arms/etf/seed0/state.pt", weights_only=True) for out in (one, two)]
     assert all(torch.equal(states[0]["model"][name], value) for name, value in states[1]["model"].items())
+
+
+FOLLOWING = {
+    "means": Arm(head="class_mean", repel=0.1, orient="features"),
+    "guided": Arm(head="guided", every=2),
+    "fused": Arm(head="etf", fused=True, orient="inputs"),
+    "union": Arm(head="etf", frame="union", low_rank=2),
+}
+
+
+@pytest.fixture
+def following(recipe):
+    recipe = replace(recipe, mixup=0.0, cutmix=0.0, model_ema=False)
+    return replace(recipe, arms=FOLLOWING, baseline="means")
+
+
+@pytest.mark.slow
+def test_following_heads_compiled_give_the_numbers_of_eager_ones(run, following, tmp_path):
+    eager = results(run(following, tmp_path / "eager"))
+    compiled = results(run(replace(following, torchcompile=True), tmp_path / "compiled"))
+    for arm in FOLLOWING:
+        assert compiled[arm]["last"]["test_loss"] == pytest.approx(eager[arm]["last"]["test_loss"], rel=0.05)
+
+
+def test_following_heads_in_bfloat16(run, following, tmp_path):
+    found = results(run(replace(following, amp_dtype="bfloat16"), tmp_path / "out"))
+    assert {arm: result["params_head"] for arm, result in found.items()} == {
+        "means": 1,
+        "guided": 1,
+        "fused": 1,
+        "union": 1 + 2 * (4 + 256),
+    }
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [None, "bfloat16", "float16"])
+def test_following_heads_on_cuda(run, following, splits, tmp_path, kill_at, precision):
+    recipe = replace(following, cpu=False, amp_dtype=precision, channels_last=True)
+    kill_at(splits.train, 100, signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "out")
+    splits.train.before = lambda count: None
+    assert results(run(recipe, tmp_path / "out", resume=True)).keys() == FOLLOWING.keys()
 
 
 @pytest.mark.slow

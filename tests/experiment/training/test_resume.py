@@ -13,7 +13,7 @@ from etfhead.errors import CheckpointError, Interrupted
 from etfhead.experiment import runner
 from etfhead.experiment.recipe import Arm
 
-TIMES = ("train_time", "epoch_time", "images_per_s")
+TIMES = ("train_time", "align_time", "epoch_time", "images_per_s")
 
 
 def assert_same(a, b, where=""):
@@ -73,18 +73,21 @@ def test_stopped_at_any_step(run, recipe, splits, tmp_path, reference, kill_at, 
     assert_same_run(reference, tmp_path / "cut")
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_stopped_while_evaluating(run, recipe, splits, tmp_path, reference, kill_at, part):
+# The 12 validation images are read before the first step and after each epoch.
+@pytest.mark.parametrize(
+    ("part", "item", "left"), [("val", 3, 80), ("val", 12 + 3, 40), ("val", 24 + 3, 0), ("test", 3, 0)]
+)
+def test_stopped_while_evaluating(run, recipe, splits, tmp_path, reference, kill_at, part, item, left):
     dataset = getattr(splits, part)
     dataset.read.clear()
-    kill_at(dataset, 3, signal.SIGINT)
+    kill_at(dataset, item, signal.SIGINT)
     with pytest.raises(Interrupted) as stop:
         run(recipe, tmp_path / "cut")
     assert stop.value.signum == signal.SIGINT
     dataset.before = lambda count: None
     trained = len(splits.train.read)
     run(recipe, tmp_path / "cut", resume=True)
-    assert len(splits.train.read) - trained == {"val": 40, "test": 0}[part], "no step is trained twice"
+    assert len(splits.train.read) - trained == left, "no step is trained twice"
     assert_same_run(reference, tmp_path / "cut")
 
 
@@ -151,7 +154,9 @@ def test_finished_arms_are_not_run_again_and_new_ones_are_added(run, recipe, spl
     monkeypatch.setattr(
         runner.Session,
         "build",
-        lambda recipe, arm, seed, *rest: trained.append((arm, seed)) or build(recipe, arm, seed, *rest),
+        lambda recipe, arm, seed, *rest, **options: (
+            trained.append((arm, seed)) or build(recipe, arm, seed, *rest, **options)
+        ),
     )
     run(recipe, out, resume=True)
     assert trained == []

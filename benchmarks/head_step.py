@@ -1,0 +1,156 @@
+"""Time and peak memory of a whole head step: fixed and gradient-free heads against the learnable one.
+
+python -m benchmarks.head_step [--device cuda] [--quick]
+
+Two groups of sizes: ``sizes`` with every side of :mod:`benchmarks.head_sides`, and ``sweep`` over K for
+the plots (``python -m benchmarks.head_plots``). Sides of a size take turns in one process, on one thread on a
+CPU; each side's memory is measured in a process of its own (:mod:`benchmarks.memory`). A learnable head
+that needs more than the limit for weight, gradient and optimizer state is not run: its row says how many
+bytes that would be. ``floor`` is cross-entropy on ready logits, ``traffic_floor`` a copy of the bytes that
+any structured step must move.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.common import quartiles, ratio, take_turns, write
+from benchmarks.head_sides import SIDES, Size, bytes_to_move, fits, held_bytes, inputs
+from benchmarks.memory import in_fresh_process
+
+FLOORS = ("floor", "traffic_floor")
+_FUSED = ("union_fused", "union_antipodal_fused", "traffic_floor")
+_MILLION = ("linear_adamw", "linear_sgd", "linear_ce", "class_mean", *_FUSED)
+_SWEEP = ("linear_adamw", "linear_ce", "frozen_dense", "class_mean", "union", "union_antipodal", *_FUSED, "floor")
+_LARGE = tuple(side for side in _SWEEP if side != "linear_ce")  # beside linear_adamw it would need 7 GB
+_LIMIT = {"cpu": 8e9, "cuda": 60e9}  # bytes for weight, gradient and optimizer state
+
+
+class Case(NamedTuple):
+    """A size, how often its sides take turns, and which sides; all that fit by default."""
+
+    group: str
+    size: Size
+    rounds: int
+    sides: Sequence[str] = tuple(SIDES)
+    dtype: torch.dtype = torch.float32
+
+
+CPU = [
+    Case("sizes", Size(256, 2048, 1000), 60),
+    Case("sizes", Size(256, 512, 100), 100),
+    Case("sizes", Size(128, 64, 2000), 60),
+    Case("sizes", Size(128, 256, 10_000), 20),
+    Case("sizes", Size(128, 1024, 100_000), 7),
+    Case("sizes", Size(32, 1024, 1_000_000), 4, _MILLION),
+    Case("sweep", Size(128, 1024, 2**10), 40, _SWEEP),
+    Case("sweep", Size(128, 1024, 2**12), 20, _SWEEP),
+    Case("sweep", Size(128, 1024, 2**14), 10, _SWEEP),
+    Case("sweep", Size(128, 1024, 2**16), 5, _SWEEP),
+    Case("sweep", Size(128, 1024, 2**18), 3, _LARGE),
+]
+CUDA = [case._replace(rounds=50) for case in CPU]
+CUDA.append(Case("sizes", Size(1024, 1024, 1_000_000), 20, dtype=torch.bfloat16))
+QUICK = [
+    Case("sizes", Size(256, 2048, 1000), 10),
+    Case("sizes", Size(128, 64, 2000), 10),
+    Case("sweep", Size(128, 1024, 2**10), 5, _SWEEP),
+    Case("sweep", Size(128, 1024, 2**12), 3, _SWEEP),
+    Case("sweep", Size(128, 1024, 2**14), 3, _FUSED),
+]
+
+
+def chosen(case: Case, device: str) -> tuple[list[str], list[str]]:
+    """Sides of a case that are run, and those that would need too much memory."""
+    item = case.dtype.itemsize
+    there = [side for side in case.sides if fits(side, case.size, case.dtype)]
+    large = [side for side in there if held_bytes(side, case.size, item) > _LIMIT[device]]
+    return [side for side in there if side not in large], large
+
+
+def measure(case: Case, device: str) -> list[dict[str, Any]]:
+    """Seconds of a step of each side, and the ratios to the learnable head and to the floor."""
+    run, large = chosen(case, device)
+    given = inputs(case.size, device, case.dtype)
+    sides = {side: SIDES[side](given) for side in run}
+    warmup = max(1, min(5, case.rounds // 4))
+    seconds = take_turns(sides, rounds=case.rounds, warmup=warmup, device=device, label=str(case.size))
+    rows = []
+    for side in case.sides:
+        row = {"group": case.group, **case.size._asdict(), "dtype": str(case.dtype).split(".")[1], "side": side}
+        if side in large:
+            row |= {"not_run": "too large", "held_bytes": held_bytes(side, case.size, case.dtype.itemsize)}
+        elif side in run:
+            row |= {"rounds": case.rounds, "seconds": quartiles(seconds[side])}
+            if "linear_adamw" in run:
+                row["speedup"] = ratio(seconds["linear_adamw"], seconds[side])
+            if "floor" in run:
+                row["ratio_to_floor"] = ratio(seconds[side], seconds["floor"])
+        else:
+            continue
+        if side == "traffic_floor":
+            row["bytes_to_move"] = bytes_to_move(case.size, case.dtype.itemsize)
+        rows.append(row)
+    return rows
+
+
+def add_memory(rows: Iterable[dict[str, Any]], device: str) -> None:
+    """Peak memory of every side that was run, each in a fresh process; two at a time on a CPU."""
+    heads = [row for row in rows if "seconds" in row and row["side"] not in FLOORS]
+
+    def fill(row: dict[str, Any]) -> None:
+        size = Size(*(row[field] for field in Size._fields))
+        figures = in_fresh_process(row["side"], size, device, getattr(torch, row["dtype"]))
+        row.update({key: value for key, value in figures.items() if key.endswith("_bytes")})
+
+    with ThreadPoolExecutor(1 if device == "cuda" else 2) as pool:
+        for _ in tqdm(pool.map(fill, heads), total=len(heads), desc="memory", leave=False, disable=None):
+            pass
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """What was measured, one line a side."""
+    lines, last = [], None
+    for row in rows:
+        size = Size(*(row[field] for field in Size._fields))
+        if size != last:
+            lines.append(f"\n{row['group']}: {size}, {row['dtype']}")
+            lines.append(f"{'':<24}{'ms [quartiles]':>32}{'faster':>9}{'x floor':>9}{'peak MB':>10}{'RSS':>8}")
+            last = size
+        if "not_run" in row:
+            lines.append(f"{row['side']:<24}not run: {row['held_bytes'] / 1e9:.1f} GB for itself")
+            continue
+        low, median, high = (1e3 * row["seconds"][key] for key in ("q1", "median", "q3"))
+        line = f"{row['side']:<24}{median:>12,.3f} [{low:>8,.3f}, {high:>8,.3f}]"
+        line += "".join(
+            f"{row[key]['median']:>9.2f}" if key in row else " " * 9 for key in ("speedup", "ratio_to_floor")
+        )
+        for key, width in (("peak_bytes", 10), ("resident_bytes", 8)):
+            line += f"{row[key] / 1e6:>{width},.1f}" if key in row else " " * width
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds; nothing is written")
+    args = parser.parse_args()
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    cases = QUICK if args.quick else CUDA if args.device == "cuda" else CPU
+    rows = [row for case in cases for row in measure(case, args.device)]
+    add_memory(rows, args.device)
+    print(table(rows))
+    if not args.quick:
+        write("head_step", rows, args.device)
+
+
+if __name__ == "__main__":
+    main()

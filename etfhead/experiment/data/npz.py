@@ -1,0 +1,147 @@
+"""One ``.npz`` file with the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test``."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from etfhead.errors import DataError
+from etfhead.experiment.data.images import ArrayImages, Source
+
+__all__ = ["count_npz_classes", "read_npz"]
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_MAKE = "write it with numpy.savez_compressed(file, x_train=..., y_train=..., x_test=..., y_test=...)"
+
+
+def _path(data_root: str | None) -> Path:
+    if data_root is None:
+        raise DataError(f"dataset=npz needs data_root, the path of a .npz file; got none; {_MAKE}")
+    path = Path(data_root).expanduser()
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"data_root {path} {state}, expected a .npz file; {_MAKE}")
+    return path
+
+
+def _load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """The named arrays, and ``class_names`` where the file has it."""
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise DataError(f"{path} is not a .npz file (a zip of arrays); {_MAKE}")
+        with np.load(path, allow_pickle=False) as archive:
+            if missing := [name for name in names if name not in archive.files]:
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}; it has {', '.join(archive.files) or 'no arrays'}; "
+                    f"{_MAKE}"
+                )
+            wanted = (*names, *({"class_names"} & set(archive.files)))
+            return {name: archive[name] for name in wanted}
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        # Arrays of Python objects end here too: they are pickles, which are never opened.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot read {path}: {reason}; write the file again, without object arrays"
+        ) from error
+
+
+def _check_part(path: Path, part: str, pixels: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+    x, y = f"{path}: x_{part}", f"{path}: y_{part}"
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{x} is {pixels.dtype}, expected uint8 pixels of 0..255; convert it")
+    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
+        raise DataError(
+            f"{x} has shape {pixels.shape}, expected (N, H, W) or (N, H, W, C) with C of 1 (grey) or 3 (RGB)"
+        )
+    if 0 in pixels.shape:
+        raise DataError(f"{x} has shape {pixels.shape}, expected at least one image of at least one pixel")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(
+            f"{y} is {labels.dtype} of shape {labels.shape}, expected (N,) integers 0..K-1, one an image"
+        )
+    if len(labels) != len(pixels):
+        raise DataError(f"{y} holds {len(labels)} labels, expected one for each of {len(pixels)} images")
+
+
+def _class_names(path: Path, arrays: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) -> tuple[str, ...]:
+    """One name a class, after checking that every label has one."""
+    listed = arrays.get("class_names")
+    if listed is None:
+        largest, images = max(int(arrays[name].max()) for name in names), sum(len(arrays[n]) for n in names)
+        if largest >= images:  # some class would have no image; and millions of names are not worth making
+            raise DataError(f"{path}: the largest label is {largest}, expected less than the {images} labels")
+        listed = np.array([str(label) for label in range(largest + 1)])
+    if listed.ndim != 1 or listed.dtype.kind != "U":
+        raise DataError(
+            f"{path}: class_names is {listed.dtype} of shape {listed.shape}, expected K texts (dtype str)"
+        )
+    if len(set(listed.tolist())) < len(listed):
+        raise DataError(f"{path}: class_names repeats a name; expected {len(listed)} different ones")
+    if len(listed) < 2:
+        raise DataError(f"{path} holds {len(listed)} class(es), expected at least two")
+    for name in names:
+        bad = np.flatnonzero((arrays[name] < 0) | (arrays[name] >= len(listed)))
+        if len(bad):
+            raise DataError(
+                f"{path}: {name} holds {int(arrays[name][bad[0]])} at position {int(bad[0])}, "
+                f"expected 0..{len(listed) - 1}"
+            )
+    return tuple(listed.tolist())
+
+
+def _images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any]) -> ArrayImages:
+    if pixels.ndim == 4 and pixels.shape[3] == 1:
+        pixels = pixels[..., 0]
+    return ArrayImages(np.ascontiguousarray(pixels), labels.astype(np.int64))
+
+
+def count_npz_classes(data_root: str | None) -> int:
+    """K of a ``.npz`` data set from its labels alone, without reading an image.
+
+    Raises:
+        DataError: As :func:`read_npz`.
+    """
+    path = _path(data_root)
+    arrays = _load(path, ("y_train",))
+    labels = arrays["y_train"]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) == 0:
+        raise DataError(
+            f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected (N,) integers 0..K-1"
+        )
+    return len(_class_names(path, arrays, ("y_train",)))
+
+
+def read_npz(data_root: str | None) -> Source:
+    """Images of one size in one NumPy archive, for sets that were rendered or decoded once.
+
+    ``x_train`` and ``x_test`` are uint8, (N, H, W) grey or (N, H, W, 3) RGB; ``y_train`` and ``y_test`` are
+    integers 0..K-1; ``class_names`` (K texts) may be left out, K is then one more than the largest label.
+    The validation split is carved from the training part.
+
+    Args:
+        data_root: Path of the file. Arrays of Python objects are refused, not unpickled.
+
+    Raises:
+        DataError: If the file is missing or damaged, or an array is missing or has another type or shape
+            than stated; the message says which and what was expected.
+    """
+    path = _path(data_root)
+    arrays = _load(path, _ARRAYS)
+    for part in ("train", "test"):
+        _check_part(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
+    names = _class_names(path, arrays, ("y_train", "y_test"))
+    train, test = (_images(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise DataError(
+            f"{path}: images of x_test are {test.pixels.shape[1:]}, expected {train.pixels.shape[1:]} as in "
+            "x_train"
+        )
+    return Source(train, test, names, root=str(path))

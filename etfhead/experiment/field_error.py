@@ -1,0 +1,19 @@
+"""What is wrong with one field of a recipe, and where it stands."""
+
+from __future__ import annotations
+
+__all__ = ["FieldError"]
+
+
+class FieldError(ValueError):
+    """A value that a field cannot have.
+
+    Args:
+        path: Keys from the top of the recipe down to the field.
+        message: What was expected and what was found.
+    """
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        super().__init__(f"{'.'.join(path)}: {message}" if path else message)
+        self.path = path
+        self.message = message

@@ -1,0 +1,241 @@
+"""Unions of sign-modulated orthonormal bases: any number of class vectors, about one byte each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etfhead.frames.base import DENSE_BELOW, Coherence, Frame, checked_seed, welch_bound
+from etfhead.frames.orthogonal_factors import orthogonal_factor
+from etfhead.frames.sign_sets import (
+    quadratic_capacity,
+    quadratic_coherence,
+    quadratic_signs,
+    random_coherence,
+)
+
+__all__ = ["SIGNS", "UnionFrame"]
+
+SIGNS = ("auto", "quadratic", "random")
+
+# Up to this width one (d, d) product beats two small ones; the class vectors are the same.
+_ONE_FACTOR_UP_TO = 64
+# K^2 d operations up to which random signs are measured, about a second; see coherence().
+_MEASURED_UP_TO = 2**34
+
+
+class UnionFrame(Frame):
+    r"""Union of orthonormal bases T diag(s_b) D, b = 0, 1, ...: K unit vectors in R^d for any K.
+
+    .. math:: m_{b d + i} = D\,(s_b \odot t_i), \qquad T = A \otimes B, \qquad s_b \in \{\pm 1\}^d
+
+    Stored are two factors of about sqrt(d) x sqrt(d), one byte a class for s_b, and a random sign a feature
+    for D; logits are two small products.
+
+    ``signs="quadratic"`` takes s_b from quadratic forms (:func:`~etfhead.frames.sign_sets.quadratic_signs`;
+    Calderbank, Cameron, Kantor & Seidel, Proc. London Math. Soc. 75, 1997) and a Sylvester-Hadamard T. For
+    d = 2^m the largest cosine is 1/sqrt(d) up to K = d^2/2 (even m, Kerdock), sqrt(2/d) up to K = d^2 (odd m,
+    Gold), and doubles whenever K grows by a further d/2 or d times. For d = q 2^m with odd q the signs repeat
+    on q parts and T is a DCT over these: the coherence is that of 2^m, for q times as many classes.
+    ``signs="random"`` draws s_b; T has Hadamard factors where they are known and DCTs elsewhere.
+
+    Args:
+        num_classes: K, at least 2.
+        in_features: d.
+        signs: ``"quadratic"``, ``"random"``, or ``"auto"``: quadratic where enough exist and their coherence
+            is below :func:`~etfhead.frames.sign_sets.random_coherence`. ``spec()`` holds the choice.
+        antipodal: Take each vector and its negative: the d vectors of a basis, then their d negatives. Half
+            the bases, class vectors that sum to zero, a smallest cosine of -1.
+        seed: Seed of D and of random signs.
+
+    Raises:
+        ValueError: If there are not enough quadratic sign vectors, or an option is unknown.
+
+    >>> frame = UnionFrame(2000, 64)
+    >>> frame.signs, frame.coherence().max_cosine
+    ('quadratic', 0.125)
+    >>> frame.logits(torch.randn(8, 64)).shape
+    torch.Size([8, 2000])
+    """
+
+    name = "union"
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_features: int,
+        *,
+        signs: str = "auto",
+        antipodal: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_classes, in_features)
+        if signs not in SIGNS:
+            raise ValueError(f"signs={signs!r}: expected one of {', '.join(map(repr, SIGNS))}")
+        if not isinstance(antipodal, bool):
+            raise ValueError(f"antipodal={antipodal!r}: expected True or False")
+        K, d = self.num_classes, self.in_features
+        self.antipodal, self.seed = antipodal, checked_seed(seed)
+        self._block = 2 * d if antipodal else d
+        self._blocks = -(-K // self._block)
+        self._order = d & -d  # the largest power of two that divides d
+        enough = self._blocks <= (capacity := quadratic_capacity(self._order))
+        if signs == "quadratic" and not enough:
+            raise ValueError(
+                f"num_classes={K} with in_features={d}: there are {capacity} quadratic sign vectors of "
+                f"length {self._order} (the power of two in in_features), enough for "
+                f'{capacity * self._block} classes; take signs="random" or "auto"'
+            )
+        if signs == "auto":
+            better = enough and quadratic_coherence(self._order, self._blocks) < random_coherence(
+                d, self._blocks
+            )
+            signs = "quadratic" if better else "random"
+        self.signs = signs
+        self._left = max(a for a in range(1, math.isqrt(d) + 1) if d % a == 0)
+
+    @property
+    def structured(self) -> bool:
+        """Whether the matrix is never built: K d large enough to gain by it."""
+        return self.num_classes * self.in_features > DENSE_BELOW
+
+    @property
+    def max_norm(self) -> float:
+        """1: the vectors have unit norm."""
+        return 1.0
+
+    @property
+    def block_size(self) -> int:
+        """One basis where structured, d vectors or 2d with negatives; 1 for a dense matrix."""
+        return self._block if self.structured else 1
+
+    def _kronecker(self) -> tuple[Tensor, Tensor]:
+        """T as two factors, each the most balanced; for quadratic signs Sylvester's up to an odd part."""
+
+        def factor(order: int) -> Tensor:
+            if self.signs == "random":
+                return orthogonal_factor(order)
+            power = order & -order  # orthogonal_factor doubles powers of two as Sylvester did
+            return torch.kron(orthogonal_factor(order // power), orthogonal_factor(power))
+
+        return factor(self._left), factor(self.in_features // self._left)
+
+    def _sign_vectors(self) -> tuple[Tensor, Tensor]:
+        """D, (d,) and s_b as rows, (blocks, d), int8."""
+        d, generator = self.in_features, torch.Generator("cpu").manual_seed(self.seed)
+
+        def draw(*size: int) -> Tensor:
+            return 1 - 2 * torch.randint(0, 2, size, generator=generator, dtype=torch.int8, device="cpu")
+
+        flip = draw(d)
+        if self.signs == "random":
+            return flip, draw(self._blocks, d)
+        # T's index is (odd part, bits) of the left factor, then of the right one; forms see the bits alone.
+        left, right = self._left, d // self._left
+        bits = (left & -left, right & -right)
+        signs = quadratic_signs(self._order, self._blocks).view(-1, 1, bits[0], 1, bits[1])
+        return flip, signs.expand(-1, left // bits[0], -1, right // bits[1], -1).reshape(-1, d)
+
+    def matrix(self) -> Tensor:
+        """Class vectors as rows: (K, d), float64, unit norm."""
+        if self.structured:
+            self._refuse_large_matrix()
+        left, right = self._kronecker()
+        flip, signs = self._sign_vectors()
+        rows = min(self.num_classes, self.in_features)
+        basis = torch.kron(left[: -(-rows // len(right))], right)[:rows] * flip
+        matrix = torch.empty(self.num_classes, self.in_features, dtype=torch.float64, device="cpu")
+        for block, signed in zip(matrix.split(self._block), signs, strict=True):
+            for part, sign in zip(block.split(self.in_features), (1, -1), strict=False):
+                part.copy_(basis[: len(part)] * (sign * signed))
+        return matrix
+
+    def factors(self) -> dict[str, Tensor]:
+        """``left``, ``right``, ``flip`` (d,) and ``signs`` (blocks, d) int8; or the dense ``weight``."""
+        if not self.structured:
+            return super().factors()
+        left, right = self._kronecker()
+        if self.in_features <= _ONE_FACTOR_UP_TO:
+            left, right = left.new_ones(1, 1), torch.kron(left, right)
+        flip, signs = self._sign_vectors()
+        return {"left": left, "right": right, "flip": flip, "signs": signs}
+
+    def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """Inner products of features (..., d) with every class vector, (..., K)."""
+        if not self.structured:
+            return super().apply(features, factors)
+        return self.block_logits(self.enter(features, factors), factors, 0, self.num_classes)
+
+    def enter(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """D features, (..., d)."""
+        return features * factors["flip"] if self.structured else features
+
+    def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
+        """Inner products (..., stop - start) of entered features with the vectors start..stop - 1."""
+        if not self.structured:
+            return super().block_logits(x, factors, start, stop)
+        left, right = factors["left"], factors["right"]
+        signs = factors["signs"][start // self._block : -(-stop // self._block)]
+        grid = (x.unsqueeze(-2) * signs).unflatten(-1, (len(left), len(right)))
+        grid = torch.nn.functional.linear(grid, right)
+        if len(left) > 1:
+            grid = torch.matmul(left, grid)
+        if self.antipodal:
+            grid = torch.stack([grid, -grid], dim=-3)
+        return grid.flatten(x.dim() - 1)[..., : stop - start]
+
+    def block_adjoint(
+        self, coefficients: Tensor, factors: dict[str, Tensor], start: int, stop: int
+    ) -> Tensor:
+        """Transpose of :meth:`block_logits`: coefficients (..., stop - start) to (..., d)."""
+        if not self.structured:
+            return super().block_adjoint(coefficients, factors, start, stop)
+        left, right = factors["left"], factors["right"]
+        signs = factors["signs"][start // self._block : -(-stop // self._block)]
+        if missing := len(signs) * self._block - (stop - start):
+            coefficients = torch.nn.functional.pad(coefficients, (0, missing))
+        if self.antipodal:
+            positive, negative = coefficients.unflatten(-1, (len(signs), 2, self.in_features)).unbind(-2)
+            coefficients = (positive - negative).flatten(-2)
+        grid = coefficients.unflatten(-1, (len(signs), len(left), len(right)))
+        grid = torch.matmul(grid, right)
+        if len(left) > 1:
+            grid = torch.matmul(left.T, grid)
+        return (grid.flatten(-2) * signs).sum(-2)
+
+    def leave(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """D x, (..., d)."""
+        return x * factors["flip"] if self.structured else x
+
+    def coherence(self) -> Coherence:
+        """Largest cosine: in closed form, without the matrix.
+
+        Exact for quadratic signs at any K, and for random ones up to K^2 d = 2^34, where it is measured once;
+        beyond that random signs report the estimate :func:`~etfhead.frames.sign_sets.random_coherence`.
+        """
+        K, d = self.num_classes, self.in_features
+        welch = welch_bound(K, d)
+        absolute = 1.0 if self.antipodal and d < K else 0.0
+        if self._blocks == 1:
+            return Coherence(-1.0 if d == 1 else 0.0, absolute, welch)
+        if self.signs == "random":
+            if K * K * d > _MEASURED_UP_TO:
+                estimate = random_coherence(d, self._blocks)
+                return Coherence(estimate, max(estimate, absolute), welch)
+            return super().coherence()
+        cosine = quadratic_coherence(self._order, self._blocks)
+        return Coherence(cosine, max(cosine, absolute), welch)
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-able description; ``make_frame(**spec)`` builds the same frame again."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "in_features": self.in_features,
+            "signs": self.signs,
+            "antipodal": self.antipodal,
+            "seed": self.seed,
+        }

@@ -1,0 +1,230 @@
+"""Class vectors that are running class means: no gradient, no optimizer state."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from etfhead.heads.base import Neck, unit_features
+from etfhead.heads.batch_sums import batch_sums
+from etfhead.heads.class_mean_update import class_mean_update
+from etfhead.heads.following import FollowingHead
+from etfhead.heads.frame_head import FrameHead, checked_flag
+from etfhead.heads.moving_frame import MovingFrame
+from etfhead.heads.scale import resolve_scale
+
+__all__ = ["ClassMeanConvHead", "ClassMeanHead"]
+
+_ROWS = 4096  # class vectors drawn, or moved to a new origin, at once
+
+
+class ClassMeanHead(FollowingHead, FrameHead):
+    r"""Cosine classifier whose class vectors are running means of the unit features of their class.
+
+    .. math:: z_k = s\,\langle x/|x|,\; w_k\rangle, \qquad w_k = \frac{m_k - c\,\bar m}{|m_k - c\,\bar m|}
+
+    with x = neck(h), m_k the running mean of class k (:func:`class_mean_update`) and :math:`\bar m` the mean
+    of all m_k. Class vectors get no gradient: call :func:`~etfhead.heads.update_heads` after each training
+    step. Only the scale trains. Classes absent from a batch keep their running mean; with ``centre`` all
+    class vectors move a little with :math:`\bar m`, which costs O(K d) a step, otherwise O(B d).
+
+    A running mean is kept as its unit class vector (buffer ``weight``), a length and the origin
+    :math:`c\,\bar m`, so that K d numbers are stored once.
+
+    Args:
+        in_features: d.
+        num_classes: K, at least 2.
+        neck: ``"batchnorm"`` or None.
+        momentum: Share of a running mean that stays, in [0, 1).
+        centre: Whether class vectors are taken from the mean of all classes; a number in [0, 1] for c.
+        repel: How strongly a sample pushes its closest wrong class vector away; 0 for not at all.
+        scale: Positive number, or ``"auto"`` (:func:`~etfhead.heads.auto_scale`).
+        learn_scale: Train the scale (one parameter of shape (1,)); otherwise it is a buffer.
+        label_smoothing: Smoothing of the loss, used by ``scale="auto"`` alone.
+        fused: In training mode return the unit features instead of logits, for a streamed loss
+            (:class:`~etfhead.losses.FrameCrossEntropyLoss`).
+        seed: Seed of the random class vectors it starts from; :meth:`start_from` gives it better ones.
+        device: Device of the buffers.
+        dtype: Floating type of the buffers; a running mean needs float32.
+
+    Shape:
+        - features: (..., d).
+        - output: (..., K).
+
+    Raises:
+        ValueError: On sizes, options or features that do not fit, naming them.
+
+    >>> head = ClassMeanHead(8, 3, neck=None, momentum=0.0, centre=False)
+    >>> _ = head(torch.eye(3, 8))
+    >>> head.update(torch.tensor([0, 1, 2]))
+    >>> bool(torch.equal(head.class_vectors(), torch.eye(3, 8)))
+    True
+    """
+
+    weight: Tensor
+    length: Tensor
+    origin: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        neck: Neck = "batchnorm",
+        momentum: float = 0.9,
+        centre: bool | float = True,
+        repel: float = 0.0,
+        scale: float | Literal["auto"] = "auto",
+        learn_scale: bool = True,
+        label_smoothing: float = 0.0,
+        fused: bool = False,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, num_classes, neck=neck, device=device, dtype=dtype)
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum={momentum!r}: expected a number in [0, 1)")
+        if not 0.0 <= centre <= 1.0:
+            raise ValueError(f"centre={centre!r}: expected True, False or a number in [0, 1]")
+        if not 0.0 <= repel < float("inf"):
+            raise ValueError(f"repel={repel!r}: expected a number >= 0")
+        self.momentum, self.centre, self.repel = float(momentum), float(centre), float(repel)
+        self.frame, self.fused = MovingFrame(num_classes, in_features), checked_flag("fused", fused)
+        self.seed, self.label_smoothing = seed, label_smoothing
+        self._initial_scale = resolve_scale(scale, num_classes, label_smoothing, unit_features=True)
+        like = torch.empty(0, device=device, dtype=dtype)
+        self.register_buffer("weight", like.new_empty(num_classes, in_features))
+        self.register_buffer("length", like.new_empty(num_classes))
+        self.register_buffer("origin", like.new_empty(in_features))
+        initial_scale = like.new_empty(1)
+        if learn_scale:
+            self.scale = nn.Parameter(initial_scale)
+        else:
+            self.register_buffer("scale", initial_scale)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start again from the seed's random unit vectors; the same on every device."""
+        if self.weight.is_meta:
+            return
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        for start in range(0, self.num_classes, _ROWS):
+            block = self.weight[start : start + _ROWS]
+            block.copy_(unit_features(torch.randn(block.shape, generator=generator, device="cpu")))
+        self._start()
+        self.scale.fill_(self._initial_scale)
+        if self.neck is not None:
+            self.neck.reset_running_stats()
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Let the running means start at the directions of given vectors (K, d), class means for example.
+
+        Raises:
+            ValueError: If the shape differs or a number is not finite.
+        """
+        if vectors.shape != self.weight.shape or not vectors.isfinite().all():
+            raise ValueError(
+                f"vectors: expected finite numbers of shape {tuple(self.weight.shape)}, got "
+                f"{tuple(vectors.shape)}"
+            )
+        self.weight.copy_(unit_features(vectors))
+        self._start()
+
+    def _start(self) -> None:
+        self.length.fill_(1.0)
+        self.origin.zero_()
+        if self.centre:
+            self._recentre(self.centre * self.weight.mean(0, dtype=torch.float64).to(self.origin))
+
+    def running_means(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Running means m of some classes, (..., d)."""
+        return self.length[rows, None] * self.weight[rows] + self.origin
+
+    def class_vectors(self) -> Tensor:
+        """Unit class vectors, (K, d)."""
+        return self.weight
+
+    def logit_factors(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scale (1,) and the frame's factors: logits are the one times the frame applied with the other."""
+        return self.scale, {"weight": self.weight}
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        return unit_features(features)
+
+    def _linear(self) -> tuple[Tensor, Tensor | None]:
+        raise ValueError(
+            "fuse: a class-mean head normalises its features and has no plain-layer equivalent; ship it as "
+            "it is"
+        )
+
+    def _wants_logits(self) -> bool:
+        return bool(self.repel) and not self.fused
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *args: Any
+    ) -> None:
+        if prefix + "weight" in state_dict and prefix + "length" not in state_dict:
+            error_msgs: list[str] = args[-1]
+            error_msgs.append(
+                f"{prefix}weight is not that of a class-mean head (no {prefix}length beside it): load that "
+                "checkpoint before swap_head, or give its class vectors to start_from"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
+
+    def _follow(self, features: Tensor, target: Tensor, logits: Tensor | None) -> None:
+        rivals = None
+        if self.repel:
+            best = self._top(features.to(self.weight), 2) if logits is None else logits.topk(2)
+            rivals = _closest_wrong(best.indices, target)
+        sums = batch_sums(features, target, self.num_classes, rivals)
+        before = self.running_means(sums.rows).to(features)
+        after = class_mean_update(before, sums, momentum=self.momentum, repel=self.repel)
+        if self.centre:
+            moved = (after - before).sum(0) * (self.centre / self.num_classes)
+            self._recentre(self.origin + moved.to(self.origin))
+        self._write(sums.rows, after - self.origin)
+
+    def _recentre(self, origin: Tensor) -> None:
+        """Express all running means from another origin."""
+        shift = self.origin - origin
+        for start in range(0, self.num_classes, _ROWS):
+            rows = slice(start, start + _ROWS)
+            self._write(rows, self.length[rows, None] * self.weight[rows] + shift)
+        self.origin.copy_(origin)
+
+    def _write(self, rows: Tensor | slice, vectors: Tensor) -> None:
+        length = vectors.norm(dim=1)
+        self.length[rows] = length.to(self.length)
+        self.weight[rows] = unit_features(vectors).to(self.weight)
+
+    def extra_repr(self) -> str:
+        """Sizes, options and scale for ``print(model)``."""
+        scale = "meta" if self.scale.is_meta else f"{self.scale.item():.4g}"
+        kind = "learnable" if self.scale.requires_grad else "fixed"
+        return (
+            f"{super().extra_repr()}, momentum={self.momentum:g}, centre={self.centre:g}, "
+            f"repel={self.repel:g}, scale={scale} ({kind})"
+        )
+
+
+class ClassMeanConvHead(ClassMeanHead):
+    """:class:`ClassMeanHead` in place of a 1x1 convolution: features (B, d, H, W), logits (B, K, H, W).
+
+    A sample counts with the mean over its pixels.
+    """
+
+    channel_dim = 1
+
+
+def _closest_wrong(top: Tensor, target: Tensor) -> Tensor:
+    """Of each sample's two closest classes (B, 2) the first that is not its own (the heaviest target)."""
+    own = target.argmax(1) if target.ndim == 2 else target
+    first, second = top.unbind(1)
+    return torch.where(first == own, second, first)

@@ -1,0 +1,232 @@
+"""Class vectors that learn by the delta rule: no gradient through the head, no optimizer state."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from etfhead.heads.base import Neck, unit_features
+from etfhead.heads.following import FollowingHead
+from etfhead.heads.frame_head import FrameHead, checked_flag
+from etfhead.heads.moving_frame import MovingFrame
+from etfhead.heads.scale import resolve_scale
+
+__all__ = ["DeltaRuleConvHead", "DeltaRuleHead", "delta_update"]
+
+_NUMBERS = 2**22  # logits held at once where a fused head computes them again: 16 MB
+
+
+def delta_update(vectors: Tensor, features: Tensor, errors: Tensor, *, rate: float) -> Tensor:
+    r"""Move unit class vectors toward the features they missed and away from those they wrongly claimed.
+
+    .. math:: w_k \leftarrow \operatorname{unit}\Bigl(w_k + \eta \sum_i (t_{ik} - p_{ik})\,x_i\Bigr)
+
+    with p the softmax of the logits and t the target: the delta rule of Widrow & Hoff ("Adaptive switching
+    circuits", 1960) for softmax outputs, which is one step of plain gradient descent on a cosine classifier.
+
+    Args:
+        vectors: w, (K, d), unit rows.
+        features: x, (B, d), unit rows.
+        errors: t - p, (B, K).
+        rate: eta, how far one wholly wrong sample moves its class vector.
+
+    Returns:
+        Tensor: The new unit vectors, (K, d).
+
+    >>> w, x = torch.eye(2), torch.tensor([[0.0, 1.0]])
+    >>> delta_update(w, x, torch.tensor([[0.5, -0.5]]), rate=1.0)
+    tensor([[0.8944, 0.4472],
+            [0.0000, 1.0000]])
+    """
+    return unit_features(torch.addmm(vectors, errors.T, features, alpha=rate))
+
+
+class DeltaRuleHead(FollowingHead, FrameHead):
+    r"""Cosine classifier whose class vectors learn by the delta rule, once after each step.
+
+    .. math:: z_k = s\,\langle x/|x|,\; w_k\rangle, \qquad
+              w_k \leftarrow \operatorname{unit}\Bigl(w_k + \eta \sum_i (t_{ik} - p_{ik})\,x_i/|x_i|\Bigr)
+
+    with x = neck(h). Nothing flows through autograd to the class vectors, and no optimizer keeps moments of
+    them; only the scale is a parameter. Call :func:`~etfhead.heads.update_heads` after each training step.
+    The update is one product of the size of the forward pass. Where running class means
+    (:class:`~etfhead.ClassMeanHead`, cheaper) follow only their own class, this rule also yields to the
+    confusions of the moment, which matters where classes overlap.
+
+    Args:
+        in_features: d.
+        num_classes: K, at least 2.
+        neck: ``"batchnorm"`` or None.
+        rate: eta > 0.
+        scale: Positive number, or ``"auto"`` (:func:`~etfhead.heads.auto_scale`).
+        learn_scale: Train the scale (one parameter of shape (1,)); otherwise it is a buffer.
+        label_smoothing: Smoothing of the loss, used by ``scale="auto"`` and in the targets t.
+        fused: In training mode return the unit features instead of logits, for a streamed loss
+            (:class:`~etfhead.losses.FrameCrossEntropyLoss`); the update then computes logits in blocks.
+        seed: Seed of the random class vectors it starts from; :meth:`start_from` gives it better ones.
+        device: Device of the buffers.
+        dtype: Floating type of the buffers; small steps need float32.
+
+    Shape:
+        - features: (..., d).
+        - output: (..., K).
+
+    Raises:
+        ValueError: On sizes, options or features that do not fit, naming them.
+
+    >>> head = DeltaRuleHead(8, 3, neck=None, rate=10.0)
+    >>> for _ in range(5):
+    ...     _ = head(torch.eye(3, 8))
+    ...     head.update(torch.tensor([0, 1, 2]))
+    >>> head(torch.eye(3, 8)).argmax(1).tolist()
+    [0, 1, 2]
+    """
+
+    weight: Tensor
+    delta_rule: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        neck: Neck = "batchnorm",
+        rate: float = 0.05,
+        scale: float | Literal["auto"] = "auto",
+        learn_scale: bool = True,
+        label_smoothing: float = 0.0,
+        fused: bool = False,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, num_classes, neck=neck, device=device, dtype=dtype)
+        if isinstance(rate, bool) or not 0.0 < rate < float("inf"):
+            raise ValueError(f"rate={rate!r}: expected a positive number")
+        self.rate, self.seed, self.label_smoothing = float(rate), seed, label_smoothing
+        self.frame, self.fused = MovingFrame(num_classes, in_features), checked_flag("fused", fused)
+        self._initial_scale = resolve_scale(scale, num_classes, label_smoothing, unit_features=True)
+        like = torch.empty(0, device=device, dtype=dtype)
+        self.register_buffer("weight", like.new_empty(num_classes, in_features))
+        # Tells the state dict of this head from that of a learnable one.
+        self.register_buffer("delta_rule", torch.ones((), dtype=torch.int64, device=device))
+        initial_scale = like.new_empty(1)
+        if learn_scale:
+            self.scale = nn.Parameter(initial_scale)
+        else:
+            self.register_buffer("scale", initial_scale)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start again from the seed's random unit vectors; the same on every device."""
+        if self.weight.is_meta:
+            return
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        for block in self.weight.split(4096):
+            block.copy_(unit_features(torch.randn(block.shape, generator=generator, device="cpu")))
+        self.delta_rule.fill_(1)
+        self.scale.fill_(self._initial_scale)
+        if self.neck is not None:
+            self.neck.reset_running_stats()
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Let the class vectors start at the directions of given vectors (K, d), class means for example.
+
+        Raises:
+            ValueError: If the shape differs or a number is not finite.
+        """
+        if vectors.shape != self.weight.shape or not vectors.isfinite().all():
+            raise ValueError(
+                f"vectors: expected finite numbers of shape {tuple(self.weight.shape)}, got "
+                f"{tuple(vectors.shape)}"
+            )
+        self.weight.copy_(unit_features(vectors))
+
+    def class_vectors(self) -> Tensor:
+        """Unit class vectors, (K, d)."""
+        return self.weight
+
+    def logit_factors(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scale (1,) and the frame's factors: logits are the one times the frame applied with the other."""
+        return self.scale, {"weight": self.weight}
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        return unit_features(features)
+
+    def _linear(self) -> tuple[Tensor, Tensor | None]:
+        raise ValueError(
+            "fuse: a delta-rule head normalises its features and has no plain-layer equivalent; ship it as "
+            "it is"
+        )
+
+    def _wants_logits(self) -> bool:
+        return not self.fused
+
+    def _follow(self, features: Tensor, target: Tensor, logits: Tensor | None) -> None:
+        keep = features.isfinite().all(1)
+        if target.ndim == 1:
+            keep = keep & (target >= 0)
+        features, target = features[keep], target[keep]
+        scaled = self.scale.detach().to(features) * features
+        rows = max(1, _NUMBERS // max(1, len(features)))
+        if logits is None:
+            parts = [(scaled @ part.to(scaled).T).logsumexp(1) for part in self.weight.split(rows)]
+            normaliser = torch.stack(parts).logsumexp(0)
+        else:
+            logits = logits[keep].to(features)
+            normaliser = logits.logsumexp(1)
+        for first in range(0, self.num_classes, rows):
+            part = self.weight[first : first + rows]
+            here = slice(first, first + len(part))
+            z = scaled @ part.to(scaled).T if logits is None else logits[:, here]
+            errors = self._targets(target, here, features) - (z - normaliser[:, None]).exp()
+            self._move(part, features, errors)
+
+    def _targets(self, target: Tensor, here: slice, like: Tensor) -> Tensor:
+        """Columns of the targets, as the loss has them: soft as given, or one-hot with smoothing."""
+        if target.ndim == 2:
+            return target[:, here].to(like)
+        classes = torch.arange(here.start, here.stop, device=target.device)
+        smooth = self.label_smoothing
+        return (target[:, None] == classes).to(like) * (1.0 - smooth) + smooth / self.num_classes
+
+    def _move(self, part: Tensor, features: Tensor, errors: Tensor) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            total = errors.T @ features
+            dist.all_reduce(total)
+            part.copy_(unit_features(part.to(total) + self.rate * total))
+        else:
+            part.copy_(delta_update(part.to(features), features, errors, rate=self.rate))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *args: Any
+    ) -> None:
+        if prefix + "weight" in state_dict and prefix + "delta_rule" not in state_dict:
+            error_msgs: list[str] = args[-1]
+            error_msgs.append(
+                f"{prefix}weight is not that of a delta-rule head (no {prefix}delta_rule beside it): load "
+                "that checkpoint before swap_head, or give its class vectors to start_from"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
+
+    def extra_repr(self) -> str:
+        """Sizes, options and scale for ``print(model)``."""
+        scale = "meta" if self.scale.is_meta else f"{self.scale.item():.4g}"
+        kind = "learnable" if self.scale.requires_grad else "fixed"
+        return f"{super().extra_repr()}, rate={self.rate:g}, scale={scale} ({kind})"
+
+
+class DeltaRuleConvHead(DeltaRuleHead):
+    """:class:`DeltaRuleHead` in place of a 1x1 convolution: features (B, d, H, W), logits (B, K, H, W).
+
+    A sample counts with the mean over its pixels.
+    """
+
+    channel_dim = 1
