@@ -28,7 +28,7 @@ _LINES = {  # side: name, colour, dash
     "union_fused": ("union, fused loss", COLOURS[0], "-"),
     "union_antipodal_fused": ("union of +- vectors, fused loss", COLOURS[2], "-"),
     "floor": ("floor: cross-entropy on ready logits", "#666666", ":"),
-    "traffic_floor": ("floor: bytes that must move", "#666666", "-."),
+    "traffic_floor": ("floor: bytes that must be moved (left), held (right)", "#666666", "-."),
 }
 
 
@@ -47,7 +47,8 @@ def figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _megabytes(row: Row) -> float | None:
-    return row["peak_bytes"] / 1e6 if "peak_bytes" in row else None
+    count = row.get("peak_bytes", row.get("bytes_to_hold"))
+    return None if count is None else count / 1e6
 
 
 def _panel(axis: Axes, rows: Sequence[Row], value: Callable[[Row], float | None]) -> None:
@@ -56,7 +57,9 @@ def _panel(axis: Axes, rows: Sequence[Row], value: Callable[[Row], float | None]
         points = [(classes, number) for classes, number in found if number is not None]
         if points:
             marker = "" if side.endswith("floor") else "o"
-            axis.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker=marker, ms=4, label=name)
+            axis.plot(
+                *zip(*points, strict=True), color=colour, linestyle=dash, marker=marker, ms=4, label=name
+            )
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(sorted({row["num_classes"] for row in rows}))

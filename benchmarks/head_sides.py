@@ -20,7 +20,18 @@ from etfhead.heads import ClassMeanHead, ETFHead, FollowingHead
 from etfhead.heads.delta_rule import DeltaRuleHead
 from etfhead.losses import FrameCrossEntropyLoss
 
-__all__ = ["LEARNABLE", "SIDES", "Inputs", "Size", "Step", "bytes_to_move", "fits", "held_bytes", "inputs"]
+__all__ = [
+    "LEARNABLE",
+    "SIDES",
+    "Inputs",
+    "Size",
+    "Step",
+    "bytes_to_hold",
+    "bytes_to_move",
+    "fits",
+    "held_bytes",
+    "inputs",
+]
 
 Step = Callable[[], object]
 
@@ -95,7 +106,7 @@ def _linear(given: Inputs, *, optimizer: str = "adamw", compiled: bool = False) 
 
 
 def _linear_chunked(given: Inputs) -> Step:
-    """torch's own fused loss; its chunks of samples are those of its default options."""
+    """Torch's own fused loss; its chunks of samples are those of its default options."""
     layer = nn.Linear(*given.sizes, **given.like)
     options = nn.LinearCrossEntropyOptions()
     return _whole_step(
@@ -109,9 +120,7 @@ def _linear_chunked(given: Inputs) -> Step:
 
 def _frozen(given: Inputs) -> Step:
     layer = nn.Linear(*given.sizes, **given.like).requires_grad_(requires_grad=False)
-    return _whole_step(
-        given, lambda: F.cross_entropy(layer(given.features), given.target), nn.Identity()
-    )
+    return _whole_step(given, lambda: F.cross_entropy(layer(given.features), given.target), nn.Identity())
 
 
 def _of_head(given: Inputs, head: nn.Module) -> Step:
@@ -152,7 +161,9 @@ def _traffic(given: Inputs) -> Step:
     """A copy that reads and writes as many bytes in all as :func:`bytes_to_move` says."""
     size = Size(*given.features.shape, given.num_classes)
     source = torch.zeros(
-        bytes_to_move(size, given.features.element_size()) // 2, dtype=torch.uint8, device=given.features.device
+        bytes_to_move(size, given.features.element_size()) // 2,
+        dtype=torch.uint8,
+        device=given.features.device,
     )
     destination = torch.empty_like(source)
     return lambda: destination.copy_(source)
@@ -161,6 +172,11 @@ def _traffic(given: Inputs) -> Step:
 def bytes_to_move(size: Size, item: int = 4) -> int:
     """Bytes any step on a structured frame must move: features, their gradient, and a sign byte a class."""
     return 2 * item * size.batch_size * size.in_features + size.num_classes
+
+
+def bytes_to_hold(size: Size, item: int = 4) -> int:
+    """Bytes it must hold beside the features: their gradient, and a sign byte a class."""
+    return item * size.batch_size * size.in_features + size.num_classes
 
 
 _part = functools.partial

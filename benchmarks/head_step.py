@@ -21,13 +21,22 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.common import quartiles, ratio, take_turns, write
-from benchmarks.head_sides import SIDES, Size, bytes_to_move, fits, held_bytes, inputs
+from benchmarks.head_sides import SIDES, Size, bytes_to_hold, bytes_to_move, fits, held_bytes, inputs
 from benchmarks.memory import in_fresh_process
 
 FLOORS = ("floor", "traffic_floor")
 _FUSED = ("union_fused", "union_antipodal_fused", "traffic_floor")
 _MILLION = ("linear_adamw", "linear_sgd", "linear_ce", "class_mean", *_FUSED)
-_SWEEP = ("linear_adamw", "linear_ce", "frozen_dense", "class_mean", "union", "union_antipodal", *_FUSED, "floor")
+_SWEEP = (
+    "linear_adamw",
+    "linear_ce",
+    "frozen_dense",
+    "class_mean",
+    "union",
+    "union_antipodal",
+    *_FUSED,
+    "floor",
+)
 _LARGE = tuple(side for side in _SWEEP if side != "linear_ce")  # beside linear_adamw it would need 7 GB
 _LIMIT = {"cpu": 8e9, "cuda": 60e9}  # bytes for weight, gradient and optimizer state
 
@@ -83,7 +92,12 @@ def measure(case: Case, device: str) -> list[dict[str, Any]]:
     seconds = take_turns(sides, rounds=case.rounds, warmup=warmup, device=device, label=str(case.size))
     rows = []
     for side in case.sides:
-        row = {"group": case.group, **case.size._asdict(), "dtype": str(case.dtype).split(".")[1], "side": side}
+        row = {
+            "group": case.group,
+            **case.size._asdict(),
+            "dtype": str(case.dtype).split(".")[1],
+            "side": side,
+        }
         if side in large:
             row |= {"not_run": "too large", "held_bytes": held_bytes(side, case.size, case.dtype.itemsize)}
         elif side in run:
@@ -96,6 +110,7 @@ def measure(case: Case, device: str) -> list[dict[str, Any]]:
             continue
         if side == "traffic_floor":
             row["bytes_to_move"] = bytes_to_move(case.size, case.dtype.itemsize)
+            row["bytes_to_hold"] = bytes_to_hold(case.size, case.dtype.itemsize)
         rows.append(row)
     return rows
 
@@ -121,7 +136,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         size = Size(*(row[field] for field in Size._fields))
         if size != last:
             lines.append(f"\n{row['group']}: {size}, {row['dtype']}")
-            lines.append(f"{'':<24}{'ms [quartiles]':>32}{'faster':>9}{'x floor':>9}{'peak MB':>10}{'RSS':>8}")
+            lines.append(
+                f"{'':<24}{'ms [quartiles]':>32}{'faster':>9}{'x floor':>9}{'peak MB':>10}{'RSS':>8}"
+            )
             last = size
         if "not_run" in row:
             lines.append(f"{row['side']:<24}not run: {row['held_bytes'] / 1e9:.1f} GB for itself")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS
+from etfhead.experiment.report.by_epoch import shown_epochs
 
 README = Path(__file__).parent.parent / "README.md"
 _BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -77,18 +78,107 @@ def frame_logits(name: str) -> str:
     return _table(header, rows)
 
 
+def by_epoch(name: str) -> str:
+    """Validation accuracy of every arm before training and after its first, middle and last epochs."""
+    arms = _load(name)["results"]["arms"]
+    tables = {
+        arm: {entry["epoch"]: entry for entry in result.get("val_top1_by_epoch", ())}
+        for arm, result in arms.items()
+    }
+    known = sorted({epoch for table in tables.values() for epoch in table})
+    epochs = [epoch for epoch in shown_epochs(known[-1]) if epoch in known]
+    rows = [
+        [f"`{arm}`", *(_accuracy(table[epoch]) if epoch in table else "" for epoch in epochs)]
+        for arm, table in tables.items()
+    ]
+    header = ["untrained" if epoch == 0 else f"epoch {epoch}" for epoch in epochs]
+    note = "Validation accuracy (%), mean ± standard deviation over seeds; [95 %] of the paired difference."
+    return _table(["arm", *header], rows) + f"\n\n{note}"
+
+
+def _accuracy(entry: dict[str, Any]) -> str:
+    text = f"{entry['mean']:.1f}" if entry["std"] is None else f"{entry['mean']:.1f} ± {entry['std']:.1f}"
+    difference = entry.get("difference")
+    if difference is not None and difference["low"] is not None:
+        text += f" [{difference['low']:+.1f}, {difference['high']:+.1f}]"
+    return text
+
+
+_SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
+    "linear_adamw",
+    "linear_sgd",
+    "linear_compiled",
+    "linear_ce",
+    "frozen_dense",
+    "class_mean",
+    "delta_rule",
+    "simplex_hadamard",
+    "simplex_identity",
+    "simplex_hadamard_fused",
+    "simplex_identity_fused",
+    "union_fused",
+    "union_antipodal_fused",
+    "floor",
+    "traffic_floor",
+)
+
+
+def head_step(name: str) -> str:
+    """Whole head step at every size: time, how many times faster than the learnable head, memory."""
+    rows, last = [], ""
+    for row in _load(name)["results"]:
+        if row["group"] != "sizes" or row["side"] not in _SHOWN:
+            continue
+        size = f"B={row['batch_size']}, d={row['in_features']}, K={row['num_classes']:,}"
+        if row["dtype"] != "float32":
+            size += f", {row['dtype']}"
+        cells = [size if size != last else "", f"`{row['side']}`"]
+        last = size
+        if "not_run" in row:
+            rows.append([*cells, "not run", "", f"more than {row['held_bytes'] / 1e6:,.0f}"])
+            continue
+        cells.append(_digits(1e3 * row["seconds"]["median"]))
+        cells.append(f"{_digits(row['speedup']['median'])}x" if "speedup" in row else "")
+        cells.append(_digits(row["peak_bytes"] / 1e6) if "peak_bytes" in row else "")
+        rows.append(cells)
+    header = ["size", "head", "ms", "times as fast as `linear_adamw`", "peak MB"]
+    return _table(header, rows)
+
+
+def _digits(value: float) -> str:
+    """Three digits, as many as a busy machine allows."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+_COMPARISONS = (
+    "quickstart",
+    "fashion_mnist",
+    "head_options",
+    "fine_tune",
+    "many_classes",
+    "many_classes_photos",
+    "few_classes_photos",
+    "orientation",
+)
 WRITERS: dict[str, Callable[[str], str]] = {
-    "quickstart": comparison,
-    "fashion_mnist": comparison,
-    "head_options": comparison,
+    **dict.fromkeys(_COMPARISONS, comparison),
     "train_step_cpu": train_step,
     "frame_logits_cpu": frame_logits,
+    "head_step_cpu": head_step,
+    "head_step_cuda": head_step,
 }
+VIEWS: dict[str, Callable[[str], str]] = {"epochs": by_epoch}  # other tables of a comparison: NAME@VIEW
+
+
+def written(marker: str) -> str:
+    """The table of a marker: a result's name, with ``@epochs`` for its accuracy by epoch."""
+    name, _, view = marker.partition("@")
+    return VIEWS[view](name) if view else WRITERS[name](name)
 
 
 def filled(text: str) -> str:
     """The README with every block written anew."""
-    return _BLOCK.sub(lambda m: f"{m[1]}{WRITERS[m[2]](m[2])}\n{m[3]}", text)
+    return _BLOCK.sub(lambda m: f"{m[1]}{written(m[2])}\n{m[3]}", text)
 
 
 def main() -> None:

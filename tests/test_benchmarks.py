@@ -3,8 +3,18 @@
 import json
 
 import pytest
+import torch
 
-from benchmarks import common, frame_logits, train_step
+from benchmarks import common, frame_logits, head_plots, head_sides, head_step, memory, readme, train_step
+from benchmarks.head_sides import SIDES, Size
+
+WIDE, TALL = Size(8, 128, 16), Size(8, 16, 128)  # K < d, K > d
+HEADS = [
+    pytest.param(side, size, id=f"{side}-K={size.num_classes}")
+    for side in SIDES
+    for size in (WIDE, TALL)
+    if side not in ("linear_compiled", "floor", "traffic_floor") and head_sides.fits(side, size)
+]
 
 
 def test_sides_take_turns_and_warm_up_rounds_are_dropped():
@@ -40,3 +50,138 @@ def test_results_are_written_with_their_machine(tmp_path, monkeypatch):
     content = json.loads(common.write("x", [{"a": 1}], "cpu").read_text())
     assert content["results"] == [{"a": 1}]
     assert content["metadata"]["torch"]
+
+
+@pytest.mark.parametrize(("side", "size"), HEADS)
+def test_a_head_step_reaches_the_features(side, size):
+    given = head_sides.inputs(size)
+    step = SIDES[side](given)
+    step()
+    first = given.features.grad.clone()
+    step()
+    assert first.isfinite().all()
+    assert (first.norm(dim=1) > 0).all()
+    # The update of the first step shows in the second; only the frozen layer has not even a scale to learn.
+    assert torch.equal(first, given.features.grad) == (side == "frozen_dense")
+
+
+@pytest.mark.parametrize("pair", [("union", "union_fused"), ("simplex_hadamard", "simplex_hadamard_fused")])
+def test_fused_and_stored_sides_do_the_same_work(pair):
+    gradients = []
+    for side in pair:
+        given = head_sides.inputs(TALL if side.startswith("union") else WIDE)
+        SIDES[side](given)()
+        gradients.append(given.features.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_learnable_baselines_do_the_same_work():
+    gradients = []
+    for side in ("linear_adamw", "linear_sgd", "linear_ce"):
+        if not head_sides.fits(side, TALL):
+            continue
+        torch.manual_seed(0)
+        given = head_sides.inputs(TALL)
+        SIDES[side](given)()
+        gradients.append(given.features.grad)
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0])
+
+
+def test_a_learnable_head_that_is_too_large_is_not_run():
+    case = head_step.Case("sizes", Size(32, 1024, 1_000_000), 1, ("linear_adamw", "union_fused"))
+    assert head_step.chosen(case, "cpu") == (["union_fused"], ["linear_adamw"])
+    # weight, gradient and two moments, float32, with the bias
+    assert head_sides.held_bytes("linear_adamw", case.size) == 4 * 4 * 1025 * 1_000_000
+
+
+def test_head_steps_are_compared_with_the_learnable_head_and_the_floor():
+    case = head_step.Case("sizes", WIDE, 4, ("linear_adamw", "simplex_identity", "union", "floor"))
+    rows = {row["side"]: row for row in head_step.measure(case, "cpu")}
+    assert list(rows) == ["linear_adamw", "simplex_identity", "floor"]  # a union needs K >= d
+    assert rows["linear_adamw"]["speedup"]["median"] == rows["floor"]["ratio_to_floor"]["median"] == 1.0
+    assert "simplex_identity" in head_step.table(list(rows.values()))
+
+
+def test_peak_memory_counts_weight_logits_and_state_but_no_features():
+    batch, width, classes = size = Size(64, 32, 4096)
+    weight, logits = 4 * (width + 1) * classes, 4 * batch * classes
+    learnable = memory.measure("linear_adamw", size)
+    assert learnable["held_bytes"] == pytest.approx(3 * weight, rel=0.01)  # the gradient is dropped
+    assert learnable["peak_bytes"] >= 4 * weight + logits
+    frozen = memory.measure("frozen_dense", size)
+    assert weight + 2 * logits <= frozen["peak_bytes"] <= weight + 4 * logits
+
+
+def test_peak_memory_of_the_fused_loss_does_not_grow_with_the_classes():
+    small, large = (memory.measure("union_fused", Size(64, 64, classes)) for classes in (2**15, 2**17))
+    grown = large["peak_bytes"] - small["peak_bytes"]
+    assert grown <= 2 * (2**17 - 2**15)  # a sign byte a class
+    assert large["peak_bytes"] < 4 * 64 * 2**17  # all logits
+
+
+def test_peak_is_the_most_that_was_held_at_once_within_the_step():
+    class Event:
+        def __init__(self, name, start, size=0, end=0):
+            self.name, self.nbytes = (lambda: name), (lambda: size)
+            self.start_ns, self.end_ns = (lambda: start), (lambda: end)
+
+    before = [Event("[memory]", 0, 100), Event("[memory]", 1, 900), Event("[memory]", 2, -900)]
+    within = [Event("[memory]", 4, 30), Event("[memory]", 5, -30), Event("[memory]", 6, 20)]
+    after = [Event("[memory]", 11, 500), Event("aten::mul", 12)]
+    step = Event(memory._MARK, 3, end=10)
+    assert memory._replayed([*after, step, *within, *before]) == (100, 130)
+
+
+def test_sweep_is_drawn_with_its_floors():
+    size = {"batch_size": 8, "in_features": 16, "dtype": "float32", "group": "sweep"}
+    rows = [
+        {**size, "num_classes": classes, "side": side, "seconds": {"median": classes * 1e-3}, **more}
+        for classes in (64, 256)
+        for side, more in (
+            ("linear_adamw", {"peak_bytes": 10**6 * classes}),
+            ("traffic_floor", {"bytes_to_hold": 10**6}),
+        )
+    ]
+    time, peak = head_plots.figure(rows, "title").axes
+    assert [line.get_ydata().tolist() for line in time.lines] == [[64.0, 256.0]] * 2
+    assert [line.get_ydata().tolist() for line in peak.lines] == [[64.0, 256.0], [1.0, 1.0]]
+    assert time.get_xscale() == time.get_yscale() == peak.get_yscale() == "log"
+
+
+def _write(folder, name, results):
+    (folder / f"{name}.json").write_text(json.dumps({"results": results}))
+
+
+def test_head_step_table_names_what_was_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    size = {"batch_size": 32, "in_features": 1024, "num_classes": 10**6, "dtype": "float32", "group": "sizes"}
+    fused = {"seconds": {"median": 0.3215}, "peak_bytes": 11_240_000, "speedup": {"median": 12.34}}
+    rows = [
+        {**size, "side": "linear_adamw", "not_run": "too large", "held_bytes": 16_400_000_000},
+        {**size, "side": "union_fused", **fused},
+        {**size, "group": "sweep", "side": "union_fused", **fused},
+    ]
+    _write(tmp_path, "head_step_cpu", rows)
+    first, second = readme.written("head_step_cpu").splitlines()[2:]
+    assert first == "| B=32, d=1024, K=1,000,000 | `linear_adamw` | not run |  | more than 16,400 |"
+    assert second == "|  | `union_fused` | 322 | 12.3x | 11.2 |"
+
+
+def test_accuracy_by_epoch_shows_the_first_epochs_and_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    apart = {"low": 1.0, "high": 3.0}
+    arms = {
+        arm: {
+            "val_top1_by_epoch": [
+                {"epoch": epoch, "mean": 10.0 * epoch, "std": 0.5, "difference": difference}
+                for epoch in range(9)
+            ]
+        }
+        for arm, difference in (("learnable", None), ("etf", apart))
+    }
+    _write(tmp_path, "fine_tune", {"arms": arms})
+    lines = readme.written("fine_tune@epochs").splitlines()
+    assert lines[0] == "| arm | untrained | epoch 1 | epoch 2 | epoch 3 | epoch 4 | epoch 8 |"
+    assert lines[2].endswith("30.0 ± 0.5 | 40.0 ± 0.5 | 80.0 ± 0.5 |")
+    assert lines[3].endswith("| 80.0 ± 0.5 [+1.0, +3.0] |")

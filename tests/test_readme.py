@@ -29,6 +29,17 @@ def test_python_blocks_run(tmp_path, monkeypatch):
     fresh.load_state_dict(torch.load("resnet18.pt", weights_only=True), strict=True)
 
 
+def test_the_card_of_a_million_classes_trains(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "large_k.md").read_text(), re.DOTALL)
+    smaller = block.replace("1_000_000, 1024", "20_000, 256").replace("1024", "256")
+    assert smaller.count("20_000") == 1
+    names: dict[str, object] = {}
+    exec(compile(smaller, "large_k.md", "exec"), names)
+    assert names["value"].item() < 1.0
+    assert (names["found"] == names["y"]).all()
+    assert "tensor(1.)" in capsys.readouterr().out
+
+
 def test_tables_are_those_of_the_result_files():
     assert readme.filled(TEXT) == TEXT, "run python -m benchmarks.readme"
 

@@ -58,7 +58,7 @@ def _check_augmentation(recipe: Recipe) -> None:
 def _check_optimization(recipe: Recipe) -> None:
     import torch
 
-    from etfhead.experiment.training.session import build_optimizer, build_scheduler
+    from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 
     optimizer = build_optimizer(recipe, torch.nn.Linear(1, 1))
     try:

@@ -87,7 +87,7 @@ class Arm:
     )
     momentum: float | None = field(
         default=None,
-        metadata=_knob("share of a running class mean that stays", group="class_mean, guided", ge=0, lt=1),
+        metadata=_knob("share of a running mean that stays", group="class_mean, guided", ge=0, lt=1),
     )
     centre: bool | float | None = field(
         default=None,

@@ -28,9 +28,10 @@ from etfhead.experiment.training.arms import build_loss, build_mixup, build_mode
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.engine import Trainer
 from etfhead.experiment.training.fingerprint import differences, make_fingerprint
+from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.outcome import conclude
 from etfhead.experiment.training.progress import ProgressBar, say
-from etfhead.experiment.training.session import Session, build_optimizer, build_scheduler, make_accelerator
+from etfhead.experiment.training.session import Session, make_accelerator
 from etfhead.experiment.training.signals import StopRequest
 
 __all__ = ["run"]

@@ -7,6 +7,7 @@ from etfhead.frames.fitted import ClassMeansFrame, OrientedSimplexFrame
 from etfhead.frames.orthoplex import OrthoplexFrame
 from etfhead.frames.registry import FRAMES, frame_options, make_frame
 from etfhead.frames.simplex import SimplexFrame
+from etfhead.frames.streaming import streamed_topk
 from etfhead.frames.union import UnionFrame
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "UnionFrame",
     "frame_options",
     "make_frame",
+    "streamed_topk",
 ]

@@ -10,7 +10,8 @@ from etfhead.frames.base import Frame, checked_size
 __all__ = ["BlockProducts", "block_grid", "entered", "stored_order", "streamed_topk"]
 
 # Numbers of a block's logits: 2 MB of float32, the level-2 cache of one core; a block that stays there is
-# written, exponentiated and summed without memory traffic. On CUDA 16 MB, a third of an H100's 50 MB.
+# written, exponentiated and summed without memory traffic. On CUDA 16 MB, a third of an H100's 50 MB: not
+# measured.
 _CELLS = {"cpu": 2**19, "cuda": 2**22}
 _ROWS = {"cpu": 512, "cuda": 4096}  # samples at once: enough for the products to run at full speed
 

@@ -98,7 +98,7 @@ def _gather(tensor: Tensor) -> Tensor:
     lengths = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(lengths, own)
     longest = max(int(length) for length in lengths)
-    padded = tensor
+    padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
     parts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])

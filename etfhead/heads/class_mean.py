@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from etfhead.heads.base import Neck, unit_features
 from etfhead.heads.batch_sums import batch_sums
 from etfhead.heads.class_mean_update import class_mean_update
-from etfhead.heads.following import FollowingHead
-from etfhead.heads.frame_head import FrameHead, checked_flag
-from etfhead.heads.moving_frame import MovingFrame
-from etfhead.heads.scale import resolve_scale
+from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["ClassMeanConvHead", "ClassMeanHead"]
 
-_ROWS = 4096  # class vectors drawn, or moved to a new origin, at once
+_ROWS = 4096  # class vectors moved to a new origin at once
 
 
-class ClassMeanHead(FollowingHead, FrameHead):
+class ClassMeanHead(UnitVectorHead):
     r"""Cosine classifier whose class vectors are running means of the unit features of their class.
 
     .. math:: z_k = s\,\langle x/|x|,\; w_k\rangle, \qquad w_k = \frac{m_k - c\,\bar m}{|m_k - c\,\bar m|}
@@ -63,10 +60,10 @@ class ClassMeanHead(FollowingHead, FrameHead):
     True
     """
 
-    weight: Tensor
+    title, marker = "class-mean", "length"
+
     length: Tensor
     origin: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -85,7 +82,6 @@ class ClassMeanHead(FollowingHead, FrameHead):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, num_classes, neck=neck, device=device, dtype=dtype)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum={momentum!r}: expected a number in [0, 1)")
         if not 0.0 <= centre <= 1.0:
@@ -93,48 +89,22 @@ class ClassMeanHead(FollowingHead, FrameHead):
         if not 0.0 <= repel < float("inf"):
             raise ValueError(f"repel={repel!r}: expected a number >= 0")
         self.momentum, self.centre, self.repel = float(momentum), float(centre), float(repel)
-        self.frame, self.fused = MovingFrame(num_classes, in_features), checked_flag("fused", fused)
-        self.seed, self.label_smoothing = seed, label_smoothing
-        self._initial_scale = resolve_scale(scale, num_classes, label_smoothing, unit_features=True)
-        like = torch.empty(0, device=device, dtype=dtype)
-        self.register_buffer("weight", like.new_empty(num_classes, in_features))
-        self.register_buffer("length", like.new_empty(num_classes))
-        self.register_buffer("origin", like.new_empty(in_features))
-        initial_scale = like.new_empty(1)
-        if learn_scale:
-            self.scale = nn.Parameter(initial_scale)
-        else:
-            self.register_buffer("scale", initial_scale)
-        self.reset_parameters()
+        super().__init__(
+            in_features,
+            num_classes,
+            neck=neck,
+            scale=scale,
+            learn_scale=learn_scale,
+            label_smoothing=label_smoothing,
+            fused=fused,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+        )
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Start again from the seed's random unit vectors; the same on every device."""
-        if self.weight.is_meta:
-            return
-        generator = torch.Generator("cpu").manual_seed(self.seed)
-        for start in range(0, self.num_classes, _ROWS):
-            block = self.weight[start : start + _ROWS]
-            block.copy_(unit_features(torch.randn(block.shape, generator=generator, device="cpu")))
-        self._start()
-        self.scale.fill_(self._initial_scale)
-        if self.neck is not None:
-            self.neck.reset_running_stats()
-
-    @torch.no_grad()
-    def start_from(self, vectors: Tensor) -> None:
-        """Let the running means start at the directions of given vectors (K, d), class means for example.
-
-        Raises:
-            ValueError: If the shape differs or a number is not finite.
-        """
-        if vectors.shape != self.weight.shape or not vectors.isfinite().all():
-            raise ValueError(
-                f"vectors: expected finite numbers of shape {tuple(self.weight.shape)}, got "
-                f"{tuple(vectors.shape)}"
-            )
-        self.weight.copy_(unit_features(vectors))
-        self._start()
+    def _register_state(self, like: Tensor) -> None:
+        self.register_buffer("length", like.new_empty(self.num_classes))
+        self.register_buffer("origin", like.new_empty(self.in_features))
 
     def _start(self) -> None:
         self.length.fill_(1.0)
@@ -146,37 +116,8 @@ class ClassMeanHead(FollowingHead, FrameHead):
         """Running means m of some classes, (..., d)."""
         return self.length[rows, None] * self.weight[rows] + self.origin
 
-    def class_vectors(self) -> Tensor:
-        """Unit class vectors, (K, d)."""
-        return self.weight
-
-    def logit_factors(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scale (1,) and the frame's factors: logits are the one times the frame applied with the other."""
-        return self.scale, {"weight": self.weight}
-
-    def _normalised(self, features: Tensor) -> Tensor:
-        return unit_features(features)
-
-    def _linear(self) -> tuple[Tensor, Tensor | None]:
-        raise ValueError(
-            "fuse: a class-mean head normalises its features and has no plain-layer equivalent; ship it as "
-            "it is"
-        )
-
     def _wants_logits(self) -> bool:
         return bool(self.repel) and not self.fused
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *args: Any
-    ) -> None:
-        if prefix + "weight" in state_dict and prefix + "length" not in state_dict:
-            error_msgs: list[str] = args[-1]
-            error_msgs.append(
-                f"{prefix}weight is not that of a class-mean head (no {prefix}length beside it): load that "
-                "checkpoint before swap_head, or give its class vectors to start_from"
-            )
-            return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
 
     def _follow(self, features: Tensor, target: Tensor, logits: Tensor | None) -> None:
         rivals = None
@@ -205,12 +146,10 @@ class ClassMeanHead(FollowingHead, FrameHead):
         self.weight[rows] = unit_features(vectors).to(self.weight)
 
     def extra_repr(self) -> str:
-        """Sizes, options and scale for ``print(model)``."""
-        scale = "meta" if self.scale.is_meta else f"{self.scale.item():.4g}"
-        kind = "learnable" if self.scale.requires_grad else "fixed"
+        """Sizes, scale and options for ``print(model)``."""
         return (
             f"{super().extra_repr()}, momentum={self.momentum:g}, centre={self.centre:g}, "
-            f"repel={self.repel:g}, scale={scale} ({kind})"
+            f"repel={self.repel:g}"
         )
 
 

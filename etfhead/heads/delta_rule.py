@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 from etfhead.heads.base import Neck, unit_features
-from etfhead.heads.following import FollowingHead
-from etfhead.heads.frame_head import FrameHead, checked_flag
-from etfhead.heads.moving_frame import MovingFrame
-from etfhead.heads.scale import resolve_scale
+from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["DeltaRuleConvHead", "DeltaRuleHead", "delta_update"]
 
@@ -44,7 +41,7 @@ def delta_update(vectors: Tensor, features: Tensor, errors: Tensor, *, rate: flo
     return unit_features(torch.addmm(vectors, errors.T, features, alpha=rate))
 
 
-class DeltaRuleHead(FollowingHead, FrameHead):
+class DeltaRuleHead(UnitVectorHead):
     r"""Cosine classifier whose class vectors learn by the delta rule, once after each step.
 
     .. math:: z_k = s\,\langle x/|x|,\; w_k\rangle, \qquad
@@ -85,9 +82,9 @@ class DeltaRuleHead(FollowingHead, FrameHead):
     [0, 1, 2]
     """
 
-    weight: Tensor
+    title, marker = "delta-rule", "delta_rule"
+
     delta_rule: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -104,66 +101,27 @@ class DeltaRuleHead(FollowingHead, FrameHead):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, num_classes, neck=neck, device=device, dtype=dtype)
         if isinstance(rate, bool) or not 0.0 < rate < float("inf"):
             raise ValueError(f"rate={rate!r}: expected a positive number")
-        self.rate, self.seed, self.label_smoothing = float(rate), seed, label_smoothing
-        self.frame, self.fused = MovingFrame(num_classes, in_features), checked_flag("fused", fused)
-        self._initial_scale = resolve_scale(scale, num_classes, label_smoothing, unit_features=True)
-        like = torch.empty(0, device=device, dtype=dtype)
-        self.register_buffer("weight", like.new_empty(num_classes, in_features))
-        # Tells the state dict of this head from that of a learnable one.
-        self.register_buffer("delta_rule", torch.ones((), dtype=torch.int64, device=device))
-        initial_scale = like.new_empty(1)
-        if learn_scale:
-            self.scale = nn.Parameter(initial_scale)
-        else:
-            self.register_buffer("scale", initial_scale)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Start again from the seed's random unit vectors; the same on every device."""
-        if self.weight.is_meta:
-            return
-        generator = torch.Generator("cpu").manual_seed(self.seed)
-        for block in self.weight.split(4096):
-            block.copy_(unit_features(torch.randn(block.shape, generator=generator, device="cpu")))
-        self.delta_rule.fill_(1)
-        self.scale.fill_(self._initial_scale)
-        if self.neck is not None:
-            self.neck.reset_running_stats()
-
-    @torch.no_grad()
-    def start_from(self, vectors: Tensor) -> None:
-        """Let the class vectors start at the directions of given vectors (K, d), class means for example.
-
-        Raises:
-            ValueError: If the shape differs or a number is not finite.
-        """
-        if vectors.shape != self.weight.shape or not vectors.isfinite().all():
-            raise ValueError(
-                f"vectors: expected finite numbers of shape {tuple(self.weight.shape)}, got "
-                f"{tuple(vectors.shape)}"
-            )
-        self.weight.copy_(unit_features(vectors))
-
-    def class_vectors(self) -> Tensor:
-        """Unit class vectors, (K, d)."""
-        return self.weight
-
-    def logit_factors(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scale (1,) and the frame's factors: logits are the one times the frame applied with the other."""
-        return self.scale, {"weight": self.weight}
-
-    def _normalised(self, features: Tensor) -> Tensor:
-        return unit_features(features)
-
-    def _linear(self) -> tuple[Tensor, Tensor | None]:
-        raise ValueError(
-            "fuse: a delta-rule head normalises its features and has no plain-layer equivalent; ship it as "
-            "it is"
+        self.rate = float(rate)
+        super().__init__(
+            in_features,
+            num_classes,
+            neck=neck,
+            scale=scale,
+            learn_scale=learn_scale,
+            label_smoothing=label_smoothing,
+            fused=fused,
+            seed=seed,
+            device=device,
+            dtype=dtype,
         )
+
+    def _register_state(self, like: Tensor) -> None:
+        self.register_buffer("delta_rule", torch.ones((), dtype=torch.int64, device=like.device))
+
+    def _start(self) -> None:
+        self.delta_rule.fill_(1)
 
     def _wants_logits(self) -> bool:
         return not self.fused
@@ -204,23 +162,9 @@ class DeltaRuleHead(FollowingHead, FrameHead):
         else:
             part.copy_(delta_update(part.to(features), features, errors, rate=self.rate))
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *args: Any
-    ) -> None:
-        if prefix + "weight" in state_dict and prefix + "delta_rule" not in state_dict:
-            error_msgs: list[str] = args[-1]
-            error_msgs.append(
-                f"{prefix}weight is not that of a delta-rule head (no {prefix}delta_rule beside it): load "
-                "that checkpoint before swap_head, or give its class vectors to start_from"
-            )
-            return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
-
     def extra_repr(self) -> str:
-        """Sizes, options and scale for ``print(model)``."""
-        scale = "meta" if self.scale.is_meta else f"{self.scale.item():.4g}"
-        kind = "learnable" if self.scale.requires_grad else "fixed"
-        return f"{super().extra_repr()}, rate={self.rate:g}, scale={scale} ({kind})"
+        """Sizes, scale and rate for ``print(model)``."""
+        return f"{super().extra_repr()}, rate={self.rate:g}"
 
 
 class DeltaRuleConvHead(DeltaRuleHead):

@@ -24,6 +24,8 @@ class MovingFrame(Frame):
 
     name = "moving"
 
+    max_norm = 1.0
+
     def matrix(self) -> Tensor:
         """Refused: no vectors are held here."""
         raise ValueError("this frame's class vectors move with their head: use head.class_vectors()")

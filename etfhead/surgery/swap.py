@@ -42,10 +42,10 @@ def swap_head(
 
     Args:
         model: A bare model; swap before wrapping (DDP, FSDP) or compiling.
-        head: ``"etf"`` (fixed), ``"class_mean"`` or ``"guided"`` (class vectors follow the features without
-            gradients: call :func:`~etfhead.heads.update_heads` after each step), ``"cosine"`` (learnable unit
-            class vectors) or ``"linear"``: the stock layer, kept when the number of classes stays, fresh
-            when it changes; with a ``neck`` a learnable layer behind that neck.
+        head: ``"etf"`` (fixed), ``"class_mean"``, ``"delta"`` or ``"guided"`` (class vectors follow the
+            data without gradients: call :func:`~etfhead.heads.update_heads` after each step), ``"cosine"``
+            (learnable unit class vectors) or ``"linear"``: the stock layer, kept when the number of classes
+            stays, fresh when it changes; with a ``neck`` a learnable layer behind that neck.
         num_classes: K of the new head, at least 2; None keeps the model's. The model's ``num_classes`` (and
             Hugging Face's ``num_labels``) follow. Needed for a timm model built with ``num_classes=0``.
         class_counts: Training samples per class, for frames that depend on them.

@@ -130,20 +130,42 @@ OPTIONS = {
     "normalize": True,
     "scale": 2.0,
     "learn_scale": False,
+    "orient": "inputs",
+    "low_rank": 2,
+    "fused": True,
+    "momentum": 0.5,
+    "centre": 0.5,
+    "repel": 0.1,
+    "rate": 0.1,
+    "every": 10,
+}
+SHARED = {"neck", "orient"}
+SCALED = {*SHARED, "scale", "learn_scale"}
+HAS = {
+    "linear": SHARED,
+    "cosine": SCALED,
+    "etf": {*SCALED, "frame", "basis", "normalize", "low_rank", "fused"},
+    "class_mean": {*SCALED, "fused", "momentum", "centre", "repel"},
+    "delta": {*SCALED, "fused", "rate"},
+    "guided": {*SCALED, "basis", "normalize", "momentum", "every"},
 }
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize(
-    ("head", "has"),
-    [("linear", {"neck"}), ("cosine", {"neck", "scale", "learn_scale"}), ("etf", set(OPTIONS))],
-)
-def test_an_option_of_another_head_is_an_error(head, has, option):
-    if option in has:
+@pytest.mark.parametrize("head", HAS)
+def test_an_option_of_another_head_is_an_error(head, option):
+    if option in HAS[head]:
         assert getattr(Arm(head=head, **{option: OPTIONS[option]}), option) == OPTIONS[option]
     else:
         with pytest.raises(ValueError, match=rf"^{option}: head: {head} has no such option"):
             Arm(head=head, **{option: OPTIONS[option]})
+
+
+@pytest.mark.parametrize("head", HAS)
+def test_the_exponent_belongs_to_a_start_from_data(head):
+    assert Arm(head=head, orient="inputs", exponent=0.5).exponent == 0.5
+    with pytest.raises(ValueError, match=r"^exponent: has no effect without orient"):
+        Arm(head=head, exponent=0.5)
 
 
 def test_dot_regression_needs_cosines_with_fixed_vectors_and_a_stated_scale():

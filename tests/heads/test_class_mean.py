@@ -229,6 +229,19 @@ def test_the_update_is_float32_also_under_autocast(dtype):
     assert torch.equal(head.class_vectors(), exact.class_vectors())
 
 
+def test_products_of_the_update_are_not_rounded_by_autocast(monkeypatch):
+    head, h = ClassMeanHead(D, K, repel=0.1, fused=True), torch.randn(B, D)
+    head(h)
+    seen = []
+    top = ClassMeanHead._top
+    monkeypatch.setattr(
+        ClassMeanHead, "_top", lambda *args: seen.append(torch.is_autocast_enabled("cpu")) or top(*args)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        head.update(torch.arange(B) % K)
+    assert seen == [False]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_features_reach_float32_means(dtype):
     head, exact = ClassMeanHead(D, K, neck=None), ClassMeanHead(D, K, neck=None)

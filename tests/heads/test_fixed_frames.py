@@ -298,3 +298,10 @@ def test_an_adopted_frame_compiles_and_exports(case):
     torch.testing.assert_close(compiled(h), eager(h))
     program = torch.export.export(eager.eval(), (h,))
     torch.testing.assert_close(program.module()(h), eager(h))
+
+
+def test_printing_a_large_head_measures_no_coherence(monkeypatch):
+    head = ETFHead(BIG_D, 3000)
+    head.adopt_frame(ClassMeansFrame(3000, BIG_D, vectors=unit(3000, BIG_D)))
+    monkeypatch.setattr(ClassMeansFrame, "matrix", lambda self: pytest.fail("copied"))
+    assert "frame=class_means(num_classes=3000, in_features=64), normalize" in repr(head)

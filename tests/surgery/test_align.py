@@ -17,6 +17,7 @@ from etfhead.frames.orient import class_means_code, orient_simplex
 from etfhead.heads import (
     ClassMeanHead,
     CosineHead,
+    DeltaRuleHead,
     ETFConvHead,
     GuidedETFHead,
     LinearConvHead,
@@ -106,6 +107,7 @@ HEADS = {
     "class mean": ClassMeanHead(D, K),
     "class mean without centre": ClassMeanHead(D, K, centre=False),
     "class mean without neck": ClassMeanHead(D, K, neck=None, centre=False),
+    "delta rule": DeltaRuleHead(D, K),
     "cosine": CosineHead(D, K, neck="batchnorm"),
     "cosine without neck": CosineHead(D, K),
     "linear": LinearHead(D, K, neck="batchnorm"),
@@ -149,6 +151,17 @@ def test_class_vectors_of_the_heads_are_the_code_of_the_class_means():
         align_head(net, loader(images, target), frame="simplex")
         expected = orient_simplex(behind_neck(net, images, target)[0])
         torch.testing.assert_close(head.class_vectors().double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_without_neck_or_bias_class_vectors_keep_what_all_class_means_share():
+    images, target = data()
+    net = model(CosineHead(D, K))
+    align_head(net, loader(images, target), exponent=1.0)
+    with torch.no_grad():
+        h = net[0](images).double()
+    means = torch.stack([h[target == k].mean(0) for k in range(K)])
+    expected = nn.functional.normalize(means)
+    torch.testing.assert_close(net[1].class_vectors().double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_guided_head_starts_with_the_class_means_themselves():

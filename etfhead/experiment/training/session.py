@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, Subset
 from etfhead.experiment.arm_checks import is_oriented
 from etfhead.experiment.data import KeyedBatchSampler, Splits, make_eval_loader, make_train_loader
 from etfhead.experiment.recipe import Recipe
-from etfhead.experiment.suggest import did_you_mean
 from etfhead.experiment.training.accounting import head_modules
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.orient import orient
 from etfhead.experiment.training.trainable import frozen_modules, train_mode
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from timm.data import Mixup
     from timm.utils import ModelEmaV3
 
-__all__ = ["Session", "build_optimizer", "build_scheduler", "make_accelerator"]
+__all__ = ["Session", "eval_share", "make_accelerator"]
 
 Loader = torch.utils.data.DataLoader[tuple[Tensor, Tensor]]
 
@@ -54,49 +54,6 @@ def make_accelerator(recipe: Recipe) -> Iterator[Accelerator]:
         for state, before in zip(shared, saved, strict=True):
             state.clear()
             state.update(before)
-
-
-def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Build timm's optimizer of that name: no weight decay on biases, norms and a head's scale."""
-    from timm.optim import create_optimizer_v2, list_optimizers
-
-    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "momentum": recipe.momentum}
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(model, opt=recipe.opt, **options)
-    except (ValueError, TypeError, AssertionError) as error:
-        hint = did_you_mean(recipe.opt, list_optimizers())
-        raise ValueError(f"opt: timm cannot build {recipe.opt!r}{hint}: {error}") from error
-    for group in optimizer.param_groups:  # without weight decay timm hands over the frozen ones too
-        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
-    return optimizer
-
-
-def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
-    """Build timm's schedule, moved at every update and without a state of its own; None for ``none``."""
-    from timm.scheduler import create_scheduler_v2
-
-    if recipe.sched == "plateau":
-        raise ValueError(
-            "sched: plateau follows each arm's own validation figures, so the arms would not share one "
-            "schedule; use cosine, step, poly or none"
-        )
-    try:
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched=recipe.sched,
-            num_epochs=recipe.epochs,
-            warmup_epochs=recipe.warmup_epochs,
-            warmup_lr=recipe.warmup_lr,
-            min_lr=recipe.min_lr,
-            decay_epochs=recipe.decay_epochs or recipe.epochs,
-            decay_milestones=list(recipe.decay_milestones or ()),
-            decay_rate=recipe.decay_rate,
-            step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
-        )
-    except (ValueError, AssertionError) as error:
-        raise ValueError(f"sched: {recipe.sched!r} cannot be built: {error}") from error
-    return scheduler
 
 
 class _Share:

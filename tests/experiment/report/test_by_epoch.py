@@ -96,10 +96,9 @@ def test_time_to_orient_is_shown_where_an_arm_has_it(fake_run):
 
 
 def test_heads_are_told_apart_by_what_happens_to_their_class_vectors(fake_run):
-    tops = {
-        name: [90.0, 91.0, 92.0 + i] for i, name in enumerate(("linear", "etf", "means", "guided", "rank"))
-    }
-    heads = {"means": "class_mean", "guided": "guided", "rank": "etf"}
+    names = ("linear", "etf", "means", "delta", "guided", "rank")
+    tops = {name: [90.0, 91.0, 92.0 + i] for i, name in enumerate(names)}
+    heads = {"means": "class_mean", "delta": "delta", "guided": "guided", "rank": "etf"}
     folder = fake_run(tops, heads=heads, epochs=2)
     text = (folder / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text(
@@ -111,9 +110,10 @@ def test_heads_are_told_apart_by_what_happens_to_their_class_vectors(fake_run):
         "linear": "learnable",
         "etf": "fixed",
         "means": "following",
+        "delta": "following",
         "guided": "following",
         "rank": "learnable",
     }
     assert "the only fixed head" in summary["verdict"]
-    assert "of 2 following heads" in summary["verdict"]
+    assert "of 3 following heads" in summary["verdict"]
     assert summary["arms"]["means"]["verdict"]["sentence"].startswith("the following head means")

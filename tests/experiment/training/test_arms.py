@@ -216,7 +216,7 @@ def test_resolved_arms_say_every_default_and_build_the_same_model(recipe):
     ],
 )
 def test_learning_rate_at_the_start_of_each_epoch(recipe, options, expected):
-    from etfhead.experiment.training.session import build_optimizer, build_scheduler
+    from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 
     recipe = dataclasses.replace(recipe, epochs=5, warmup_epochs=0, min_lr=0.0, lr=0.1, **options)
     optimizer = build_optimizer(recipe, torch.nn.Linear(2, 2))

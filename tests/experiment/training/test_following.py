@@ -19,10 +19,12 @@ from etfhead.heads import ETFHead
 ARMS = {
     "class_mean": Arm(head="class_mean", momentum=0.8, centre=False),
     "repelled": Arm(head="class_mean", repel=0.2),
+    "delta": Arm(head="delta", rate=0.1),
     "guided": Arm(head="guided", every=2),
     "low_rank": Arm(head="etf", low_rank=2),
     "fused": Arm(head="etf", fused=True),
     "fused_means": Arm(head="class_mean", fused=True),
+    "fused_delta": Arm(head="delta", fused=True),
 }
 
 
@@ -114,7 +116,12 @@ def test_soft_targets_reach_the_heads(run, recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("streamed", "stored"), [("fused", Arm(head="etf")), ("fused_means", Arm(head="class_mean"))]
+    ("streamed", "stored"),
+    [
+        ("fused", Arm(head="etf")),
+        ("fused_means", Arm(head="class_mean")),
+        ("fused_delta", Arm(head="delta")),
+    ],
 )
 def test_a_streamed_loss_trains_as_a_stored_one(run, plain, tmp_path, streamed, stored):
     recipe = plain(streamed)
@@ -139,7 +146,7 @@ def test_what_the_heads_cost(run, plain, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "cosine", "fused": True}, r"^fused: head: cosine has no such option; .*etf or class_mean"),
+        ({"head": "cosine", "fused": True}, r"^fused: head: cosine has .*etf or class_mean or delta"),
         ({"head": "linear", "momentum": 0.5}, "^momentum: head: linear has .*class_mean or guided"),
         ({"head": "etf", "every": 3}, r"^every: head: etf has no such option; .*use head: guided"),
         ({"head": "etf", "frame": "class_means"}, "^frame: class_means come from data"),

@@ -22,6 +22,7 @@ STARTED = {
     "code": Arm(head="etf", frame="class_means", orient="inputs", exponent=0.5),
     "orthoplex": Arm(head="etf", frame="orthoplex", orient="features"),
     "class_mean": Arm(head="class_mean", orient="inputs"),
+    "delta": Arm(head="delta", orient="inputs"),
     "guided": Arm(head="guided", orient="features", every=3),
 }
 
@@ -121,7 +122,7 @@ def test_figures_before_the_first_step(run, plain, splits, tmp_path):
     assert {"val_loss", "val_top1", "val_ece"} == read(out, "linear")[0]["initial"].keys()
 
 
-@pytest.mark.parametrize("name", ["etf", "code", "orthoplex", "linear", "class_mean", "guided"])
+@pytest.mark.parametrize("name", ["etf", "code", "orthoplex", "linear", "class_mean", "delta", "guided"])
 def test_stopped_and_resumed_bit_for_bit(run, plain, splits, tmp_path, kill_at, name):
     recipe = plain(name)
     whole = run(recipe, tmp_path / "whole")

@@ -13,7 +13,7 @@ from etfhead.errors import Interrupted
 from etfhead.experiment.preflight import check_buildable
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.training.arms import build_model
-from etfhead.experiment.training.session import build_optimizer
+from etfhead.experiment.training.optimization import build_optimizer
 from etfhead.experiment.training.trainable import freeze_all_but, frozen_modules, train_mode
 
 LAST = ("conv_head", "bn2")
