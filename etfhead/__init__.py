@@ -14,11 +14,12 @@ from etfhead._version import __version__
 if TYPE_CHECKING:
     from etfhead import frames, heads, losses
     from etfhead.frames import Frame, make_frame
-    from etfhead.heads import ClassMeanHead, ETFHead, GuidedETFHead
+    from etfhead.heads import ClassMeanHead, DeltaRuleHead, ETFHead, GuidedETFHead
     from etfhead.surgery import align_head, fold_head, swap_head
 
 __all__ = [
     "ClassMeanHead",
+    "DeltaRuleHead",
     "ETFHead",
     "Frame",
     "GuidedETFHead",
@@ -35,6 +36,7 @@ __all__ = [
 _HOME = {
     "ETFHead": "etfhead.heads",
     "ClassMeanHead": "etfhead.heads",
+    "DeltaRuleHead": "etfhead.heads",
     "GuidedETFHead": "etfhead.heads",
     "Frame": "etfhead.frames",
     "make_frame": "etfhead.frames",

@@ -36,8 +36,8 @@ def checked_means(means: Tensor) -> Tensor:
 
 
 def _rounding(means: Tensor) -> float:
-    """Singular values of the centred means up to this are rounding."""
-    return max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means).item()
+    """Singular values of the centred means up to this are rounding: features are float32 at best."""
+    return torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(means).item()
 
 
 def polar_factor(matrix: Tensor, *, tolerance: float | None = None) -> Tensor:
