@@ -24,8 +24,8 @@ HEADS: dict[str, tuple[type[heads.FeatureHead], type[heads.FeatureHead]]] = {
     "delta": (heads.DeltaRuleHead, heads.DeltaRuleConvHead),
     "guided": (heads.GuidedETFHead, heads.GuidedETFConvHead),
 }
-# What head="auto" becomes with few classes (K <= d + 1) and with more: see the README's results of the recipes
-# fine_tune and few_classes_photos, and of many_classes and many_classes_photos.
+# What head="auto" becomes with few classes (K <= d + 1) and with more. The evidence is in the README: recipes
+# fine_tune and few_classes_photos, many_classes and many_classes_photos.
 _AUTO = ("etf", "delta")
 _FROM_LAYER = ("in_features", "num_classes", "device", "dtype")
 
