@@ -1,8 +1,8 @@
 """The heads that are measured against each other, each as one whole step on given features.
 
-A step is forward, loss, backward to the features, and the update of whatever the head learns. Features are a
-leaf that wants a gradient, as a trunk's would. All of one comparison in one place: what is fair to the
-learnable head (fused optimizers, compiled, chunked) and what each fixed head is run with.
+A step is forward, loss, backward to the features, and the update of whatever the head learns (of a fixed head
+its scale, unless ``fixed_scale`` is in the name). Features are a leaf that wants a gradient, as a trunk's
+would. ``fused`` is the loss that never holds all logits; the sides without it hold them.
 """
 
 from __future__ import annotations
@@ -129,8 +129,16 @@ def _of_head(given: Inputs, head: nn.Module) -> Step:
     return _whole_step(given, lambda: loss(head(given.features), given.target), head)
 
 
-def _simplex(given: Inputs, basis: Any, *, fused: bool = False) -> Step:
-    head = ETFHead(*given.sizes, frame="simplex", basis=basis, neck=None, fused=fused, **given.like)
+def _simplex(given: Inputs, basis: Any, *, learn_scale: bool = True, fused: bool = False) -> Step:
+    head = ETFHead(
+        *given.sizes,
+        frame="simplex",
+        basis=basis,
+        neck=None,
+        learn_scale=learn_scale,
+        fused=fused,
+        **given.like,
+    )
     return _of_head(given, head)
 
 
@@ -141,9 +149,9 @@ def _union(given: Inputs, *, antipodal: bool, fused: bool = False) -> Step:
     return _of_head(given, head)
 
 
-def _following(given: Inputs, kind: type[ClassMeanHead] | type[DeltaRuleHead], *, fused: bool) -> Step:
+def _following(given: Inputs, kind: type[nn.Module], **options: Any) -> Step:
     # Running means need float32, whatever the features are in.
-    return _of_head(given, kind(*given.sizes, neck=None, fused=fused, device=given.features.device))
+    return _of_head(given, kind(*given.sizes, neck=None, device=given.features.device, **options))
 
 
 def _ready_logits(given: Inputs) -> Step:
@@ -159,7 +167,8 @@ def _ready_logits(given: Inputs) -> Step:
 
 def _traffic(given: Inputs) -> Step:
     """A copy that reads and writes as many bytes in all as :func:`bytes_to_move` says."""
-    size = Size(*given.features.shape, given.num_classes)
+    batch, width = given.features.shape
+    size = Size(batch, width, given.num_classes)
     source = torch.zeros(
         bytes_to_move(size, given.features.element_size()) // 2,
         dtype=torch.uint8,
@@ -187,11 +196,16 @@ SIDES: dict[str, Callable[[Inputs], Step]] = {
     "linear_ce": _linear_chunked,
     "frozen_dense": _frozen,
     "class_mean": _part(_following, kind=ClassMeanHead, fused=True),
+    "class_mean_uncentred": _part(_following, kind=ClassMeanHead, fused=True, centre=False),
     "delta_rule": _part(_following, kind=DeltaRuleHead, fused=False),
     "simplex_hadamard": _part(_simplex, basis="hadamard"),
+    "simplex_hadamard_fixed_scale": _part(_simplex, basis="hadamard", learn_scale=False),
     "simplex_hadamard_fused": _part(_simplex, basis="hadamard", fused=True),
+    "simplex_hadamard_fused_fixed_scale": _part(_simplex, basis="hadamard", fused=True, learn_scale=False),
     "simplex_identity": _part(_simplex, basis="identity"),
+    "simplex_identity_fixed_scale": _part(_simplex, basis="identity", learn_scale=False),
     "simplex_identity_fused": _part(_simplex, basis="identity", fused=True),
+    "simplex_identity_fused_fixed_scale": _part(_simplex, basis="identity", fused=True, learn_scale=False),
     "union": _part(_union, antipodal=False),
     "union_antipodal": _part(_union, antipodal=True),
     "union_fused": _part(_union, antipodal=False, fused=True),

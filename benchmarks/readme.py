@@ -106,7 +106,6 @@ def _accuracy(entry: dict[str, Any]) -> str:
 
 _SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
     "linear_adamw",
-    "linear_sgd",
     "linear_compiled",
     "linear_ce",
     "frozen_dense",
@@ -114,8 +113,7 @@ _SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
     "delta_rule",
     "simplex_hadamard",
     "simplex_identity",
-    "simplex_hadamard_fused",
-    "simplex_identity_fused",
+    "simplex_identity_fixed_scale",
     "union_fused",
     "union_antipodal_fused",
     "floor",

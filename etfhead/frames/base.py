@@ -206,6 +206,14 @@ class Frame(ABC):
                 "block_adjoint() for a range of classes"
             )
 
+    def _check_block(self, start: int, stop: int) -> None:
+        K, unit = self.num_classes, self.block_size
+        if not 0 <= start < stop <= K or start % unit or (stop % unit and stop != K):
+            raise ValueError(
+                f"start={start}, stop={stop}: expected a range of classes from 0 to {K} that starts at a "
+                f"multiple of block_size={unit} and stops at one or at {K}; take a wider range and cut the rest"
+            )
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Frame) or self.spec() != other.spec():
             return False

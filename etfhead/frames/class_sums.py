@@ -133,18 +133,26 @@ class ClassSums:
     def all_reduce(self) -> ClassSums:
         """Sum over all processes, in place; returns itself. Call it once, after the last update.
 
-        Nothing happens without an initialised ``torch.distributed`` group, nor on a second call.
+        Nothing happens without an initialised ``torch.distributed`` group, nor on a second call. Sums on the
+        CPU go over the current GPU where the group is NCCL's, which knows no other memory.
         """
         distributed = torch.distributed
         if self._reduced or not (distributed.is_available() and distributed.is_initialized()):
             return self
-        own_weight, own_mean, moment = self._weight.clone(), self._mean, self._mean * self._weight
-        for tensor in (self.counts, self.sums, self._weight, moment):
-            distributed.all_reduce(tensor)
+        device = _shared_device(self.device, distributed.get_backend())
+
+        def summed(tensor: Tensor) -> Tensor:
+            shared = tensor.to(device)
+            distributed.all_reduce(shared)
+            return shared.to(self.device)
+
+        own_weight, own_mean = self._weight.clone(), self._mean
+        self.counts, self.sums, moment = map(summed, (self.counts, self.sums, own_mean * own_weight))
+        self._weight = summed(self._weight)
         if self._weight > 0:
             self._mean = moment / self._weight
             self._squares += own_weight * (own_mean - self._mean).square()  # now about the common mean
-            distributed.all_reduce(self._squares)
+            self._squares = summed(self._squares)
         self._reduced = True
         return self
 
@@ -184,3 +192,8 @@ class ClassSums:
     def total_variance(self) -> Tensor:
         """Variance of every feature over all samples (divided by n), (m,); zero before the first."""
         return self._squares / self._weight.clamp(min=torch.finfo(self.dtype).tiny)
+
+
+def _shared_device(device: torch.device, backend: str) -> torch.device:
+    """Where a process group of this backend can sum what is on ``device``."""
+    return torch.device("cuda") if backend == "nccl" and device.type == "cpu" else device

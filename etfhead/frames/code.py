@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import Frame, checked_seed
+from etfhead.frames.base import Frame, checked_seed, checked_size
 from etfhead.frames.fitted import ClassMeansFrame
 
 __all__ = ["CodeFrame", "softmax_code"]
@@ -48,15 +48,16 @@ def softmax_code(num_classes: int, in_features: int, *, seed: int = 0) -> Tensor
         Tensor: (K, d) float64, unit rows.
 
     Raises:
-        ValueError: If K or K^2 d is too large, saying what to use instead.
+        ValueError: If a size or the seed is not an integer in its range, or K or K^2 d is too large, saying what
+            to use instead.
 
     >>> code = softmax_code(4, 3)
     >>> [round(cosine, 3) for cosine in (code @ code.T)[0, 1:].tolist()]
     [-0.333, -0.333, -0.333]
     """
-    _refuse_long_search(num_classes, in_features)
-    K, d = num_classes, in_features
-    generator = torch.Generator("cpu").manual_seed(seed)
+    K, d = checked_size("num_classes", num_classes, 2), checked_size("in_features", in_features, 1)
+    _refuse_long_search(K, d)
+    generator = torch.Generator("cpu").manual_seed(checked_seed(seed))
     gaussian = torch.randn(K, d, generator=generator, dtype=torch.float64, device="cpu")
     vectors = torch.nn.functional.normalize(gaussian, dim=1)
     mean, square = torch.zeros_like(vectors), vectors.new_zeros(K, 1)

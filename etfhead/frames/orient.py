@@ -163,7 +163,9 @@ def class_means_code(
         )
     centred = means - means.mean(0) if centre else means
     left, spectrum, right = torch.linalg.svd(centred, full_matrices=False)
-    energy = torch.where(spectrum > _rounding(means), spectrum**exponent, 0.0)
+    # Rows become unit: only ratios count, and powers of ratios do not overflow.
+    largest = spectrum[0].clamp(min=torch.finfo(spectrum.dtype).tiny)
+    energy = torch.where(spectrum > _rounding(means), (spectrum / largest) ** exponent, 0.0)
     # A component's sign is free: a fixed Gaussian vector decides it (largest entries may tie).
     sign = torch.where(right @ _gaussian(width) < 0, -1.0, 1.0)
     scores = (left * (sign * energy))[:, :in_features]

@@ -96,7 +96,10 @@ class OrthoplexFrame(Frame):
 
     def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
         """Inner products with the vectors start..stop - 1; all K at once where structured."""
-        return self.apply(x, factors) if self.structured else super().block_logits(x, factors, start, stop)
+        if not self.structured:
+            return super().block_logits(x, factors, start, stop)
+        self._check_block(start, stop)
+        return self.apply(x, factors)
 
     def block_adjoint(
         self, coefficients: Tensor, factors: dict[str, Tensor], start: int, stop: int
@@ -104,6 +107,7 @@ class OrthoplexFrame(Frame):
         """Transpose of :meth:`block_logits`."""
         if not self.structured:
             return super().block_adjoint(coefficients, factors, start, stop)
+        self._check_block(start, stop)
         missing = 2 * self._rows - self.num_classes
         positive, negative = torch.nn.functional.pad(coefficients, (0, missing)).chunk(2, dim=-1)
         return self._basis.adjoint(positive - negative, factors)

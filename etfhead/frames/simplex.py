@@ -106,7 +106,10 @@ class SimplexFrame(Frame):
 
     def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
         """Inner products with the vectors start..stop - 1; all K at once where structured."""
-        return self.apply(x, factors) if self.structured else super().block_logits(x, factors, start, stop)
+        if not self.structured:
+            return super().block_logits(x, factors, start, stop)
+        self._check_block(start, stop)
+        return self.apply(x, factors)
 
     def block_adjoint(
         self, coefficients: Tensor, factors: dict[str, Tensor], start: int, stop: int
@@ -114,6 +117,7 @@ class SimplexFrame(Frame):
         """Transpose of :meth:`block_logits`."""
         if not self.structured:
             return super().block_adjoint(coefficients, factors, start, stop)
+        self._check_block(start, stop)
         centred = coefficients - coefficients.mean(-1, keepdim=True)
         return self._basis.adjoint(self._gain * centred, factors)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from etfhead.frames.base import Frame, checked_size
 
-__all__ = ["BlockProducts", "block_grid", "entered", "stored_order", "streamed_topk"]
+__all__ = ["BlockProducts", "block_grid", "entered", "inverse", "stored_order", "streamed_topk"]
 
 # Numbers of a block's logits: 2 MB of float32, the level-2 cache of one core; a block that stays there is
 # written, exponentiated and summed without memory traffic. On CUDA 16 MB, a third of an H100's 50 MB: not
@@ -93,6 +93,11 @@ def stored_order(frame: Frame, factors: dict[str, Tensor], device: torch.device)
     return frame.stored_index(torch.arange(frame.num_classes, device=device), factors)
 
 
+def inverse(order: Tensor) -> Tensor:
+    """The inverse of a permutation (K,): the class of each stored vector."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+
+
 @torch.no_grad()
 def streamed_topk(
     x: Tensor, frame: Frame, factors: dict[str, Tensor], k: int, *, block: int | None = None
@@ -125,6 +130,7 @@ def streamed_topk(
     features = entered(x.reshape(-1, frame.in_features), frame, factors)
     rows, classes = block_grid(frame, len(features), x.device, block)
     order = stored_order(frame, factors, x.device)
+    class_of = None if order is None else inverse(order)
     values, indices = [], []
     for part in features.split(rows):
         best, where = part.new_empty(len(part), 0), part.new_empty(len(part), 0, dtype=torch.long)
@@ -135,7 +141,7 @@ def streamed_topk(
             best, chosen = merged.topk(min(k, merged.shape[1]))
             where = torch.cat([where, found.indices + start], 1).gather(1, chosen)
         values.append(best)
-        indices.append(where if order is None else order.argsort()[where])
+        indices.append(where if class_of is None else class_of[where])
     shape = (*x.shape[:-1], k)
     result = [torch.cat(parts).reshape(shape) for parts in (values, indices)]
     return torch.return_types.topk(result)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from etfhead.frames.base import DENSE_BELOW, Coherence, Frame, checked_seed, welch_bound
+from etfhead.frames.distinct_signs import distinct_signs, random_signs
 from etfhead.frames.orthogonal_factors import orthogonal_factor
 from etfhead.frames.sign_sets import (
     quadratic_capacity,
@@ -23,6 +24,7 @@ SIGNS = ("auto", "quadratic", "random")
 
 # Up to this width one (d, d) product beats two small ones; the class vectors are the same.
 _ONE_FACTOR_UP_TO = 64
+_FEW_FEATURES = 16  # up to here there may be fewer different class vectors than classes
 # K^2 d operations up to which random signs are measured, about a second; see coherence().
 _MEASURED_UP_TO = 2**34
 
@@ -40,7 +42,8 @@ class UnionFrame(Frame):
     d = 2^m the largest cosine is 1/sqrt(d) up to K = d^2/2 (even m, Kerdock), sqrt(2/d) up to K = d^2 (odd m,
     Gold), and doubles whenever K grows by a further d/2 or d times. For d = q 2^m with odd q the signs repeat
     on q parts and T is a DCT over these: the coherence is that of 2^m, for q times as many classes.
-    ``signs="random"`` draws s_b; T has Hadamard factors where they are known and DCTs elsewhere.
+    ``signs="random"`` draws s_b; T has Hadamard factors where they are known and DCTs elsewhere. No class
+    vector occurs twice (:mod:`~etfhead.frames.distinct_signs`); where d is too small for that, it is refused.
 
     Args:
         num_classes: K, at least 2.
@@ -52,7 +55,7 @@ class UnionFrame(Frame):
         seed: Seed of D and of random signs.
 
     Raises:
-        ValueError: If there are not enough quadratic sign vectors, or an option is unknown.
+        ValueError: If there are too few quadratic sign vectors or class vectors, or an option is unknown.
 
     >>> frame = UnionFrame(2000, 64)
     >>> frame.signs, frame.coherence().max_cosine
@@ -96,6 +99,8 @@ class UnionFrame(Frame):
             signs = "quadratic" if better else "random"
         self.signs = signs
         self._left = max(a for a in range(1, math.isqrt(d) + 1) if d % a == 0)
+        if signs == "random" and d <= _FEW_FEATURES:
+            self._sign_vectors()  # refuses sizes for which there are too few
 
     @property
     def structured(self) -> bool:
@@ -126,13 +131,10 @@ class UnionFrame(Frame):
     def _sign_vectors(self) -> tuple[Tensor, Tensor]:
         """D, (d,) and s_b as rows, (blocks, d), int8."""
         d, generator = self.in_features, torch.Generator("cpu").manual_seed(self.seed)
-
-        def draw(*size: int) -> Tensor:
-            return 1 - 2 * torch.randint(0, 2, size, generator=generator, dtype=torch.int8, device="cpu")
-
-        flip = draw(d)
+        flip = random_signs(1, d, generator)[0]
         if self.signs == "random":
-            return flip, draw(self._blocks, d)
+            factors = self._kronecker()
+            return flip, distinct_signs(*factors, self._blocks, antipodal=self.antipodal, generator=generator)
         # T's index is (odd part, bits) of the left factor, then of the right one; forms see the bits alone.
         left, right = self._left, d // self._left
         bits = (left & -left, right & -right)
@@ -140,7 +142,7 @@ class UnionFrame(Frame):
         signs = signs.expand(-1, left // bits[0], -1, right // bits[1], -1).reshape(-1, d)
         # Forms and Hadamard rows all begin with +1. A sign a basis keeps all cosines' sizes, and keeps that
         # feature from being the same in every class vector, where cross-entropy could not see it.
-        return flip, signs * draw(self._blocks, 1)
+        return flip, signs * random_signs(self._blocks, 1, generator)
 
     def matrix(self) -> Tensor:
         """Class vectors as rows: (K, d), float64, unit norm."""
@@ -180,6 +182,7 @@ class UnionFrame(Frame):
         """Inner products (..., stop - start) of entered features with the vectors start..stop - 1."""
         if not self.structured:
             return super().block_logits(x, factors, start, stop)
+        self._check_block(start, stop)
         left, right = factors["left"], factors["right"]
         signs = factors["signs"][start // self._block : -(-stop // self._block)]
         grid = (x.unsqueeze(-2) * signs).unflatten(-1, (len(left), len(right)))
@@ -196,6 +199,7 @@ class UnionFrame(Frame):
         """Transpose of :meth:`block_logits`: coefficients (..., stop - start) to (..., d)."""
         if not self.structured:
             return super().block_adjoint(coefficients, factors, start, stop)
+        self._check_block(start, stop)
         left, right = factors["left"], factors["right"]
         signs = factors["signs"][start // self._block : -(-stop // self._block)]
         if missing := len(signs) * self._block - (stop - start):

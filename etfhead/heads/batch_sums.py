@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["BatchSums", "batch_sums"]
+__all__ = ["BatchSums", "batch_sums", "countable", "is_shared"]
 
 
 class BatchSums(NamedTuple):
@@ -27,6 +27,17 @@ class BatchSums(NamedTuple):
     pull_weight: Tensor
     push: Tensor
     push_weight: Tensor
+
+
+def is_shared() -> bool:
+    """Whether there is a group of several processes, which must make every update together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def countable(features: Tensor, target: Tensor) -> Tensor:
+    """Which samples count, (B,): those with finite features and, of class targets (B,), none below 0."""
+    finite = features.isfinite().all(1)
+    return finite & (target >= 0) if target.ndim == 1 else finite
 
 
 def batch_sums(features: Tensor, target: Tensor, num_classes: int, rivals: Tensor | None = None) -> BatchSums:
@@ -49,13 +60,11 @@ def batch_sums(features: Tensor, target: Tensor, num_classes: int, rivals: Tenso
     >>> sums.rows.tolist(), sums.pull.tolist(), sums.pull_weight.tolist()
     ([1, 4], [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]], [1.0, 2.0])
     """
-    keep = features.isfinite().all(1)
-    if target.ndim == 1:
-        keep = keep & (target >= 0)
+    keep = countable(features, target)
     features, target = features[keep], target[keep]
     # No rivals are no samples to push: features[: len(rivals)] below.
     rivals = target.new_empty(0, dtype=torch.int64) if rivals is None else rivals[keep]
-    shared = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    shared = is_shared()
     dense = target.ndim == 2 or (shared and _sums_are_smaller(features, num_classes))
     if shared and not dense:
         features, target, rivals = (_gather(tensor) for tensor in (features, target, rivals))

@@ -110,7 +110,8 @@ class ClassMeanHead(UnitVectorHead):
         self.length.fill_(1.0)
         self.origin.zero_()
         if self.centre:
-            self._recentre(self.centre * self.weight.mean(0, dtype=torch.float64).to(self.origin))
+            # On the CPU: the same origin on every device, and mps has no float64.
+            self._recentre(self.centre * self.weight.cpu().mean(0, dtype=torch.float64).to(self.origin))
 
     def running_means(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Running means m of some classes, (..., d)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from etfhead.heads.base import Neck, unit_features
+from etfhead.heads.batch_sums import countable, is_shared
 from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["DeltaRuleConvHead", "DeltaRuleHead", "delta_update"]
@@ -127,12 +128,10 @@ class DeltaRuleHead(UnitVectorHead):
         return not self.fused
 
     def _follow(self, features: Tensor, target: Tensor, logits: Tensor | None) -> None:
-        keep = features.isfinite().all(1)
-        if target.ndim == 1:
-            keep = keep & (target >= 0)
+        keep = countable(features, target)
         features, target = features[keep], target[keep]
         scaled = self.scale.detach().to(features) * features
-        rows = max(1, _NUMBERS // max(1, len(features)))
+        rows = _classes_at_once(features)
         if logits is None:
             parts = [(scaled @ part.to(scaled).T).logsumexp(1) for part in self.weight.split(rows)]
             normaliser = torch.stack(parts).logsumexp(0)
@@ -155,7 +154,7 @@ class DeltaRuleHead(UnitVectorHead):
         return (target[:, None] == classes).to(like) * (1.0 - smooth) + smooth / self.num_classes
 
     def _move(self, part: Tensor, features: Tensor, errors: Tensor) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if is_shared():
             total = errors.T @ features
             dist.all_reduce(total)
             part.copy_(unit_features(part.to(total) + self.rate * total))
@@ -174,3 +173,13 @@ class DeltaRuleConvHead(DeltaRuleHead):
     """
 
     channel_dim = 1
+
+
+def _classes_at_once(features: Tensor) -> int:
+    """How many classes a block has; the same on every process, whose shares of a batch may differ."""
+    samples = len(features)
+    if is_shared():
+        most = torch.tensor(samples, device=features.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        samples = int(most)
+    return max(1, _NUMBERS // max(1, samples))

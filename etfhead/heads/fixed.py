@@ -138,11 +138,11 @@ class FixedHead(FrameHead):
                 identity=self._identity,
                 tolerance=self._load_tolerance,
             )
+            if frame is not None and frame is not self.frame:
+                self.adopt_frame(frame)
         except ValueError as error:
             error_msgs.append(str(error))
             return
-        if frame is not None and frame is not self.frame:
-            self.adopt_frame(frame)
         if frame is None or frame.free_of_data:
             exact = None if self.frame.structured else self.frame.matrix
             identity = self._identity(self.frame.spec())

@@ -18,7 +18,7 @@ class FollowingHead(FeatureHead):
     A forward pass in training mode keeps its features aside, detached; :meth:`update` uses and drops them.
     Call it once a step, after ``backward()``, on every process: what a group of processes has seen is shared
     (:func:`~etfhead.heads.batch_sums.batch_sums`), so all heads stay equal. Only the last training forward
-    counts; evaluation keeps nothing.
+    counts, and its outputs must not be changed in place before the update; evaluation keeps nothing.
     """
 
     _kept: tuple[Tensor, Tensor | None] | None = None  # features (B, d) and, where wanted, logits (B, K)
@@ -65,7 +65,7 @@ class FollowingHead(FeatureHead):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a model are of its state between steps.
-        return {**self.__dict__, "_kept": None}
+        return {**super().__getstate__(), "_kept": None}
 
 
 def update_heads(model: nn.Module, target: Tensor) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etfhead.frames import Frame
-from etfhead.frames.streaming import BlockProducts, block_grid, stored_order
+from etfhead.frames.streaming import BlockProducts, block_grid, inverse, stored_order
 from etfhead.losses._streaming import is_bounded, stream, weighted_sum
 
 __all__ = ["streamed_cross_entropy"]
@@ -119,7 +119,11 @@ def _run(
             loss -= spread * (x @ centre + shift)
             if with_gradient:
                 gradient.addr_(spread, centre, alpha=-1.0)
-        return loss, gradient, prediction if order is None else order.argsort()[prediction]
+        return (
+            loss,
+            gradient,
+            prediction if order is None or not with_prediction else inverse(order)[prediction],
+        )
 
 
 def _check_classes(target: Tensor, classes: int) -> None:
@@ -177,7 +181,10 @@ def _handle(frame: Frame) -> int:
 _handle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-@torch.library.custom_op("etfhead::streamed_cross_entropy", mutates_args=())
+# The pass reads numbers of a GPU back (where targets are, how large logits get): no CUDA graph may hold it.
+@torch.library.custom_op(
+    "etfhead::streamed_cross_entropy", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
+)
 def _operator(
     x: Tensor,
     target: Tensor,

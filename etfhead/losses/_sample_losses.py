@@ -113,7 +113,7 @@ def _check_options(scale: float | Tensor, label_smoothing: float, method: str) -
     if isinstance(scale, Tensor):
         if scale.numel() != 1:
             raise ValueError(f"scale: expected a number or one element, got shape {tuple(scale.shape)}")
-    elif not math.isfinite(scale):
+    elif not abs(scale) < math.inf:  # math.isfinite cannot be traced once torch.compile has seen two scales
         raise ValueError(f"scale={scale!r}: expected a finite number")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing={label_smoothing!r}: expected a number in [0, 1]")

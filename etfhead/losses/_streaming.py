@@ -29,7 +29,7 @@ class _Sums(NamedTuple):
     Attributes:
         top: Shift of the exponents: the largest logit so far, or 0 where logits are bounded.
         total: Sum of exp(logit - top).
-        target_logit: The target's logit, once its block has passed.
+        target_logit: The target's logit, once its block has passed; NaN before.
         best: The largest logit so far, before any adjustment.
         prediction: And its class.
     """
@@ -85,7 +85,8 @@ def stream(
     step = _fused_step() if FUSE_ON_CUDA and x.is_cuda else _step
     lowest = x.new_full((len(x),), 0.0 if bounded else torch.finfo(x.dtype).min)
     zero = torch.zeros_like(lowest)
-    sums = _Sums(lowest, zero, zero, zero - math.inf, torch.zeros_like(target))
+    # A target that is no class leaves NaN: a GPU does not stop for it.
+    sums = _Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))
     narrow = x.to(products.dtype)
     # In the last block the whole denominator is known: its targets ride on its product.
     ratio = torch.where(push == 0, 0.0, pull / push)

@@ -196,9 +196,14 @@ class FrameCrossEntropyLoss(nn.Module):
     def _of_logits(self, logits: Tensor, target: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         adjusted = logits.float() if logits.dtype != torch.float64 else logits
         if self.logit_adjustment is not None:
-            adjusted = adjusted + self.logit_adjustment
+            adjusted = adjusted + self.logit_adjustment.to(adjusted.dtype)
+        if self.weight is not None:
+            options["weight"] = self.weight.to(adjusted.dtype)
         loss = nn.functional.cross_entropy(
-            adjusted.flatten(0, -2), target.flatten(), reduction=self.reduction, **options
+            adjusted.reshape(-1, adjusted.shape[-1]),
+            target.reshape(-1).long(),
+            reduction=self.reduction,
+            **options,
         )
         return loss.view(target.shape) if self.reduction == "none" else loss, logits.argmax(-1)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from etfhead.frames import class_sums
 from etfhead.frames.class_sums import ClassSums
 
 K, M = 7, 5
@@ -202,3 +203,23 @@ def test_processes_with_uneven_shares_all_get_the_whole(tmp_path):
         torch.testing.assert_close(counts, whole.counts, rtol=0, atol=0)
         torch.testing.assert_close(mean, whole.total_mean, rtol=1e-14, atol=0)
         torch.testing.assert_close(variance, whole.total_variance, rtol=1e-9, atol=0)
+
+
+def test_sums_on_the_cpu_meet_on_the_gpu_where_the_group_is_nccls(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: seen.append(tensor.device.type))
+    assert class_sums._shared_device(torch.device("cpu"), "nccl").type == "cuda"
+    assert class_sums._shared_device(torch.device("cpu"), "gloo").type == "cpu"
+    assert class_sums._shared_device(torch.device("cuda", 1), "nccl") == torch.device("cuda", 1)
+    asked = []
+    monkeypatch.setattr(
+        class_sums, "_shared_device", lambda device, backend: asked.append((device.type, backend)) or device
+    )
+    features, target = samples()
+    sums = accumulated(features, target, [400])
+    before = sums.means()
+    assert torch.equal(sums.all_reduce().means(), before)  # the sum over one process
+    assert asked == [("cpu", "nccl")]
+    assert seen == ["cpu"] * 5

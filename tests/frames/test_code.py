@@ -83,3 +83,12 @@ def test_bad_input_names_the_argument(options, message):
 def test_given_vectors_have_no_limit():
     vectors = torch.nn.functional.normalize(torch.ones(6000, 2), dim=1)
     assert CodeFrame(6000, 2, vectors=vectors).matrix().shape == (6000, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((1, 3), "num_classes=1"), ((5, 0), "in_features=0"), ((2.5, 3), "num_classes=2.5")],
+)
+def test_the_search_itself_refuses_sizes_that_are_none(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        softmax_code(*arguments)

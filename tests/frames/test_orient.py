@@ -245,3 +245,12 @@ def test_too_many_classes_for_a_simplex():
 def test_bad_options_of_the_code(options, message):
     with pytest.raises(ValueError, match=message):
         class_means_code(gaussian(5, 7), **{"in_features": 3, **options})
+
+
+def test_any_exponent_and_any_unit_of_the_means_give_the_same_finite_code():
+    means = gaussian(20, 6)
+    for exponent in (0.25, 60.0):
+        expected = class_means_code(means, 4, exponent=exponent)
+        assert expected.isfinite().all()
+        for unit in (1e8, 1e-8):
+            close(class_means_code(unit * means, 4, exponent=exponent), expected, atol=1e-9)

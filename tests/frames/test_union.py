@@ -186,3 +186,31 @@ def test_bad_input_names_the_argument(options, message):
 def test_kerdock_reaches_the_figure_of_merit():
     for d in (16, 64, 256):
         assert UnionFrame(d * d // 2, d).coherence().max_abs_cosine == pytest.approx(1 / math.sqrt(d))
+
+
+@pytest.mark.parametrize("antipodal", [False, True])
+@pytest.mark.parametrize(
+    ("K", "d"), [(12, 3), (20, 4), (60, 5), (80, 8), (256, 8), (90, 9), (240, 12), (360, 18)]
+)
+def test_no_class_vector_is_given_to_two_classes(K, d, antipodal):
+    frame = UnionFrame(K, d, signs="random", antipodal=antipodal)
+    M = frame.matrix()
+    assert (M @ M.T).fill_diagonal_(-1).max() < 1 - 1e-6
+    assert torch.equal(frame.matrix(), M)
+
+
+@pytest.mark.parametrize(("K", "d"), [(3, 1), (5, 2), (13, 3), (257, 8), (1_000_000, 16)])
+def test_sizes_without_as_many_different_vectors_are_refused(K, d):
+    with pytest.raises(ValueError, match=rf'num_classes .* in_features={d}, .*frame="code"'):
+        make_frame("auto", num_classes=K, in_features=d)
+
+
+@pytest.mark.parametrize("antipodal", [False, True])
+def test_a_range_that_does_not_fit_the_blocks_is_refused(antipodal):
+    frame = UnionFrame(2000, 64, antipodal=antipodal)
+    factors, x = frame.factors(), torch.ones(2, 64, dtype=torch.float64)
+    for start, stop in ((32, 128), (0, 100), (1920, 2048), (128, 128)):
+        with pytest.raises(ValueError, match=rf"start={start}, stop={stop}: .*block_size={frame.block_size}"):
+            frame.block_logits(x, factors, start, stop)
+        with pytest.raises(ValueError, match="block_size"):
+            frame.block_adjoint(torch.ones(2, stop - start, dtype=torch.float64), factors, start, stop)

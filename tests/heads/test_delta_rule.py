@@ -1,7 +1,9 @@
 import copy
+import pickle
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch.nn.functional import cross_entropy, normalize
 
 from etfhead.heads.delta_rule import DeltaRuleConvHead, DeltaRuleHead, delta_update
@@ -97,6 +99,51 @@ def test_only_the_scale_trains_and_the_state_returns_exactly():
     other.load_state_dict(head.state_dict())
     assert torch.equal(other.weight, head.weight)
     assert torch.equal(copy.deepcopy(head).weight, head.weight)
+
+
+def _train_a_share(rank, folder, kind):
+    """One of two processes: three or six samples of every batch, and one of them broken."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    head = _follow_shares(kind, slice(0, 3) if rank == 0 else slice(3, None))
+    torch.save(head.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _follow_shares(kind, share):
+    head = DeltaRuleHead(6, 11, neck=None, rate=0.3, scale=4.0, label_smoothing=0.1, fused=kind == "fused")
+    for seed in range(3):
+        h, y = _batch(B=9, K=11, seed=seed)
+        h[seed], y[5] = float("nan"), -100
+        target = torch.nn.functional.one_hot(y.clamp(min=0), 11).float() if kind == "soft" else y
+        head(h[share])
+        head.update(target[share])
+    return head
+
+
+@pytest.mark.parametrize("numbers", [2**22, 18])  # 18 / 5 and 18 / 2 samples: blocks differ unless agreed on
+@pytest.mark.parametrize("kind", ["stored", "fused", "soft"])
+def test_two_processes_with_shares_of_a_batch_are_one_with_the_whole(tmp_path, monkeypatch, kind, numbers):
+    monkeypatch.setattr("etfhead.heads.delta_rule._NUMBERS", numbers)
+    mp.start_processes(_train_a_share, args=(str(tmp_path), kind), nprocs=2, start_method="fork")
+    whole = _follow_shares(kind, slice(None)).state_dict()
+    a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name, tensor in whole.items():
+        assert torch.equal(a[name], b[name]), name
+        torch.testing.assert_close(a[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_copies_and_pickles_of_a_compiled_head_compute_with_their_own_vectors():
+    torch.compiler.reset()
+    head = DeltaRuleHead(6, 5, neck=None).eval()
+    head.compile(backend="eager")
+    h, _ = _batch()
+    before = head(h)
+    for twin in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        twin.start_from(torch.eye(5, 6))
+        assert torch.equal(head(h), before)
+        torch.testing.assert_close(twin(h), head.scale * normalize(h, dim=1)[:, :5])
 
 
 def test_refusals():

@@ -187,6 +187,16 @@ def test_bad_options_name_the_argument(arguments, options, message):
         GuidedETFHead(*arguments, **options)
 
 
+def test_checkpoints_of_vectors_that_are_no_simplex_are_refused_among_the_other_errors():
+    other, head = ETFHead(D, K), GuidedETFHead(D, K)
+    vectors = nn.functional.normalize(torch.randn(K, D, dtype=torch.float64), dim=1)
+    other.adopt_frame(ClassMeansFrame(K, D, vectors=vectors))
+    before = head.class_vectors().clone()
+    with pytest.raises(RuntimeError, match=r"Error\(s\) in loading .*\n.*a guided head's is a simplex"):
+        head.load_state_dict(other.state_dict(), strict=False)
+    assert torch.equal(head.class_vectors(), before)
+
+
 def test_starts_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"vectors: expected shape \(5, 12\)"):
         GuidedETFHead(D, K).start_from(torch.randn(K, D + 1))

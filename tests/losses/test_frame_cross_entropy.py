@@ -347,6 +347,44 @@ def test_evaluation_mode_gives_the_same_loss_from_logits_also_over_a_map(channel
     assert found.shape == y.shape
 
 
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_evaluation_mode_takes_the_types_and_shapes_that_training_takes(shape):
+    head = Head(FRAMES["simplex"])
+    weight, adjustment = classwise(head.frame)  # float64, as from class counts
+    criterion = FrameCrossEntropyLoss(head, weight=weight, logit_adjustment=adjustment)
+    x, y = torch.randn(*shape, 24), torch.full(shape, 7, dtype=torch.int32)
+    trained = criterion(head(x), y)
+    head.eval()
+    torch.testing.assert_close(criterion(head(x), y), trained)
+
+
+def test_a_target_that_is_no_class_is_nan_where_the_device_does_not_stop():
+    frame = FRAMES["union"]
+    x, y = sample(frame, dtype=torch.float32)
+    y[2] = 1100  # beyond all blocks; frame_cross_entropy refuses it on a CPU
+    one = torch.ones(len(y))
+    options = {"adjustment": None, "bounded": True, "with_gradient": True, "with_prediction": False}
+    products = BlockProducts(frame, frame.factors(), torch.float32)
+    loss, gradient, _ = stream(products, x.detach(), y, one, one, block=64, **options)
+    assert loss.isnan().nonzero().flatten().tolist() == [2]
+    assert gradient.isnan().any(1).nonzero().flatten().tolist() == [2]
+
+
+def test_compiles_again_for_another_scale_and_stays_out_of_cuda_graphs():
+    torch._dynamo.reset()
+    frame = FRAMES["union"]
+    x, y = sample(frame, dtype=torch.float32)
+    factors = {k: f.float() if f.is_floating_point() else f for k, f in frame.factors().items()}
+
+    def loss(scale):
+        return frame_cross_entropy(x, y, frame, scale=scale, factors=factors, normalize=True)
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    for scale in (2.0, 3.0, 70.0):
+        torch.testing.assert_close(compiled(scale), loss(scale))
+    assert torch.Tag.cudagraph_unsafe in torch.ops.etfhead.streamed_cross_entropy.default.tags
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_as_one_graph_that_notices_another_frame(backend):
     torch._dynamo.reset()
