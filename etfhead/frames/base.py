@@ -211,7 +211,7 @@ class Frame(ABC):
         if not 0 <= start < stop <= K or start % unit or (stop % unit and stop != K):
             raise ValueError(
                 f"start={start}, stop={stop}: expected a range of classes from 0 to {K} that starts at a "
-                f"multiple of block_size={unit} and stops at one or at {K}; take a wider range and cut the rest"
+                f"multiple of block_size={unit} and stops at one or at {K}; take a wider one and cut the rest"
             )
 
     def __eq__(self, other: object) -> bool:

@@ -48,8 +48,7 @@ def softmax_code(num_classes: int, in_features: int, *, seed: int = 0) -> Tensor
         Tensor: (K, d) float64, unit rows.
 
     Raises:
-        ValueError: If a size or the seed is not an integer in its range, or K or K^2 d is too large, saying what
-            to use instead.
+        ValueError: If a size or the seed is out of range; if K or K^2 d is too large, what to use.
 
     >>> code = softmax_code(4, 3)
     >>> [round(cosine, 3) for cosine in (code @ code.T)[0, 1:].tolist()]

@@ -22,9 +22,9 @@ def random_signs(count: int, order: int, generator: torch.Generator) -> Tensor:
 def distinct_signs(
     left: Tensor, right: Tensor, count: int, *, antipodal: bool, generator: torch.Generator
 ) -> Tensor:
-    r"""Random sign vectors s_b; those whose basis (A kron B) diag(s_b) repeats a row of an earlier one are drawn again.
+    """Random sign vectors s_b; where (A kron B) diag(s_b) repeats an earlier row, s_b is drawn anew.
 
-    With few features random signs repeat: of 10 bases in R^8 two are likely to be the same, and classes that
+    With few features random signs repeat: of 10 bases in R^8 two are likely the same, and classes that
     share a vector cannot be told apart.
 
     Args:

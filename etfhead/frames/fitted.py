@@ -48,8 +48,8 @@ class ClassMeansFrame(Frame):
         if not torch.isfinite(norm).all():
             bad = (~torch.isfinite(norm)).nonzero().flatten().tolist()
             raise ValueError(
-                f"vectors: not all finite: {len(bad)} of {len(norm)} rows, the first is class {bad[0]}; expected "
-                "unit rows. Look for broken samples or a trunk that diverged"
+                f"vectors: not all finite: {len(bad)} of {len(norm)} rows, the first is class {bad[0]}; "
+                "expected unit rows. Look for broken samples or a trunk that diverged"
             )
         if (off := (norm - 1).abs().max().item()) > _UNIT:
             raise ValueError(f"vectors: expected unit rows, got norms up to {off:.2g} from 1; normalise them")

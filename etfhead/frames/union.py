@@ -22,8 +22,7 @@ __all__ = ["SIGNS", "UnionFrame"]
 
 SIGNS = ("auto", "quadratic", "random")
 
-# Up to this width one (d, d) product beats two small ones; the class vectors are the same.
-_ONE_FACTOR_UP_TO = 64
+_ONE_FACTOR_UP_TO = 64  # features: one (d, d) product beats two small ones, of the same vectors
 _FEW_FEATURES = 16  # up to here there may be fewer different class vectors than classes
 # K^2 d operations up to which random signs are measured, about a second; see coherence().
 _MEASURED_UP_TO = 2**34
@@ -34,16 +33,14 @@ class UnionFrame(Frame):
 
     .. math:: m_{b d + i} = D\,(s_b \odot t_i), \qquad T = A \otimes B, \qquad s_b \in \{\pm 1\}^d
 
-    Stored are two factors of about sqrt(d) x sqrt(d), one byte a class for s_b, and a random sign a feature
-    for D; logits are two small products.
+    Stored are two factors of about sqrt(d) x sqrt(d), a byte a class for s_b and a sign a feature for D.
 
     ``signs="quadratic"`` takes s_b from quadratic forms (:func:`~etfhead.frames.sign_sets.quadratic_signs`;
     Calderbank, Cameron, Kantor & Seidel, Proc. London Math. Soc. 75, 1997) and a Sylvester-Hadamard T. For
     d = 2^m the largest cosine is 1/sqrt(d) up to K = d^2/2 (even m, Kerdock), sqrt(2/d) up to K = d^2 (odd m,
     Gold), and doubles whenever K grows by a further d/2 or d times. For d = q 2^m with odd q the signs repeat
     on q parts and T is a DCT over these: the coherence is that of 2^m, for q times as many classes.
-    ``signs="random"`` draws s_b; T has Hadamard factors where they are known and DCTs elsewhere. No class
-    vector occurs twice (:mod:`~etfhead.frames.distinct_signs`); where d is too small for that, it is refused.
+    ``signs="random"`` draws s_b, such that no vector occurs twice; T has Hadamard factors or DCTs.
 
     Args:
         num_classes: K, at least 2.
@@ -89,13 +86,11 @@ class UnionFrame(Frame):
         if signs == "quadratic" and not enough:
             raise ValueError(
                 f"num_classes={K} with in_features={d}: there are {capacity} quadratic sign vectors of "
-                f"length {self._order} (the power of two in in_features), enough for "
-                f'{capacity * self._block} classes; take signs="random" or "auto"'
+                f'length {self._order}, enough for {capacity * self._block} classes; take "random" or "auto"'
             )
         if signs == "auto":
-            better = enough and quadratic_coherence(self._order, self._blocks) < random_coherence(
-                d, self._blocks
-            )
+            limit = random_coherence(d, self._blocks)
+            better = enough and quadratic_coherence(self._order, self._blocks) < limit
             signs = "quadratic" if better else "random"
         self.signs = signs
         self._left = max(a for a in range(1, math.isqrt(d) + 1) if d % a == 0)
@@ -140,8 +135,8 @@ class UnionFrame(Frame):
         bits = (left & -left, right & -right)
         signs = quadratic_signs(self._order, self._blocks).view(-1, 1, bits[0], 1, bits[1])
         signs = signs.expand(-1, left // bits[0], -1, right // bits[1], -1).reshape(-1, d)
-        # Forms and Hadamard rows all begin with +1. A sign a basis keeps all cosines' sizes, and keeps that
-        # feature from being the same in every class vector, where cross-entropy could not see it.
+        # Forms and Hadamard rows begin with +1: without a sign a basis, which keeps all cosines' sizes,
+        # that feature would be the same in every class vector, where cross-entropy could not see it.
         return flip, signs * random_signs(self._blocks, 1, generator)
 
     def matrix(self) -> Tensor:
@@ -212,6 +207,8 @@ class UnionFrame(Frame):
         if len(left) > 1:
             grid = torch.matmul(left.T, grid)
         grid, signs = grid.flatten(-2), signs.to(grid.dtype)
+        if grid.dtype.itemsize < 4:  # rounded once, not basis by basis
+            return (grid * signs).sum(-2)
         # Faster than a product of the block's size and a sum over a short axis: a third less time.
         total = grid[..., 0, :] * signs[0]
         for basis in range(1, len(signs)):
@@ -223,10 +220,10 @@ class UnionFrame(Frame):
         return x * factors["flip"] if self.structured else x
 
     def coherence(self) -> Coherence:
-        """Largest cosine: in closed form, without the matrix.
+        """Largest cosine, in closed form and exact for quadratic signs.
 
-        Exact for quadratic signs at any K, and for random ones up to K^2 d = 2^34, where it is measured once;
-        beyond that random signs report the estimate :func:`~etfhead.frames.sign_sets.random_coherence`.
+        Random ones are measured once up to K^2 d = 2^34, and beyond that report the estimate
+        :func:`~etfhead.frames.sign_sets.random_coherence`.
         """
         K, d = self.num_classes, self.in_features
         welch = welch_bound(K, d)

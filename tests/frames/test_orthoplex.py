@@ -81,7 +81,7 @@ def test_bad_input_names_the_argument(options, message):
 
 def test_a_range_of_classes_is_refused_where_all_come_at_once():
     frame = OrthoplexFrame(400, 256)
-    with pytest.raises(ValueError, match="start=0, stop=10: .*block_size=400"):
+    with pytest.raises(ValueError, match=r"start=0, stop=10: .*block_size=400"):
         frame.block_logits(torch.ones(1, 256, dtype=torch.float64), frame.factors(), 0, 10)
     with pytest.raises(ValueError, match="block_size"):
         frame.block_adjoint(torch.ones(1, 10, dtype=torch.float64), frame.factors(), 0, 10)

@@ -180,7 +180,7 @@ def test_logits_refuses_another_width():
 
 def test_a_range_of_classes_is_refused_where_all_come_at_once():
     frame = SimplexFrame(300, 512)
-    with pytest.raises(ValueError, match="start=0, stop=10: .*block_size=300"):
+    with pytest.raises(ValueError, match=r"start=0, stop=10: .*block_size=300"):
         frame.block_logits(torch.ones(1, 512, dtype=torch.float64), frame.factors(), 0, 10)
     with pytest.raises(ValueError, match="block_size"):
         frame.block_adjoint(torch.ones(1, 10, dtype=torch.float64), frame.factors(), 0, 10)

@@ -323,7 +323,8 @@ def test_module_follows_the_head_and_owns_nothing_of_it():
         dense_loss(model[0](x), y, head.frame, scale=11.0, normalize=True).float(),
     )
     head.frame = UnionFrame(1100, 64, seed=5)
-    head.flip.copy_(head.frame.factors()["flip"])
+    for name in ("flip", "signs"):
+        getattr(head, name).copy_(head.frame.factors()[name])
     expected = dense_loss(model[0](x), y, head.frame, scale=11.0, normalize=True).float()
     torch.testing.assert_close(criterion(model(x), y), expected)
 
