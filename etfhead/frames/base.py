@@ -161,6 +161,10 @@ class Frame(ABC):
         """Which stored vector each class of ``target`` has."""
         return target
 
+    def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """:meth:`apply` up to a number added to all classes of a sample, which a softmax cannot see."""
+        return self.apply(features, factors)
+
     def logits(self, features: Tensor) -> Tensor:
         """``features @ matrix().T`` by the fast path, in the features' type and on their device.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from etfhead.frames.base import DENSE_BELOW, Coherence, Frame, checked_seed, welch_bound
@@ -102,7 +103,13 @@ class SimplexFrame(Frame):
         if not self.structured:
             return super().apply(features, factors)
         coordinates = self._basis.apply(features, factors)
-        return self._gain * (coordinates - coordinates.mean(-1, keepdim=True))
+        return torch.add(-self._gain * coordinates.mean(-1, keepdim=True), coordinates, alpha=self._gain)
+
+    def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        """:meth:`apply` without the centring of a structured frame."""
+        if not self.structured:
+            return super().shifted_logits(features, factors)
+        return self._gain * self._basis.apply(features, factors)
 
     def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
         """Inner products with the vectors start..stop - 1; all K at once where structured."""

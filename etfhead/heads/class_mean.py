@@ -14,7 +14,9 @@ from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["ClassMeanConvHead", "ClassMeanHead"]
 
-_ROWS = 4096  # class vectors moved to a new origin at once
+# On a CPU: class vectors that stay in the cache while they are moved to a new origin.
+_CACHED = 2**17
+_TINY = 1e-12  # shortest length to divide by, as in torch.nn.functional.normalize
 
 
 class ClassMeanHead(UnitVectorHead):
@@ -136,9 +138,14 @@ class ClassMeanHead(UnitVectorHead):
     def _recentre(self, origin: Tensor) -> None:
         """Express all running means from another origin."""
         shift = self.origin - origin
-        for start in range(0, self.num_classes, _ROWS):
-            rows = slice(start, start + _ROWS)
-            self._write(rows, self.length[rows, None] * self.weight[rows] + shift)
+        on_cpu = shift.device.type == "cpu"
+        count = max(1, _CACHED // self.in_features) if on_cpu else self.num_classes
+        for vectors, length in zip(self.weight.split(count), self.length.split(count), strict=True):
+            wide = vectors if vectors.element_size() >= 4 else vectors.float()
+            wide.mul_(length[:, None]).add_(shift)
+            new = torch.linalg.vector_norm(wide, dim=1)
+            length.copy_(new)
+            vectors.copy_(wide.div_(new.clamp(min=_TINY)[:, None]))
         self.origin.copy_(origin)
 
     def _write(self, rows: Tensor | slice, vectors: Tensor) -> None:

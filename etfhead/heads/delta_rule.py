@@ -14,7 +14,8 @@ from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["DeltaRuleConvHead", "DeltaRuleHead", "delta_update"]
 
-_NUMBERS = 2**22  # logits held at once where a fused head computes them again: 16 MB
+_NUMBERS = 2**22  # errors held at once: 16 MB
+_CACHED = 2**18  # on a CPU: a block of class vectors that stays in the cache from one operation to the next
 
 
 def delta_update(vectors: Tensor, features: Tensor, errors: Tensor, *, rate: float) -> Tensor:
@@ -182,4 +183,6 @@ def _classes_at_once(features: Tensor) -> int:
         most = torch.tensor(samples, device=features.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         samples = int(most)
+    elif features.device.type == "cpu":
+        return max(1, _CACHED // max(1, samples, features.shape[1]))
     return max(1, _NUMBERS // max(1, samples))

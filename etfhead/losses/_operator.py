@@ -12,7 +12,7 @@ from etfhead.frames import Frame
 from etfhead.frames.streaming import BlockProducts, block_grid, inverse, stored_order
 from etfhead.losses._streaming import is_bounded, stream, weighted_sum
 
-__all__ = ["streamed_cross_entropy"]
+__all__ = ["Once", "check_classes", "streamed_cross_entropy"]
 
 
 def streamed_cross_entropy(
@@ -84,7 +84,7 @@ def _run(
     with_prediction: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not target.is_cuda and len(target):
-        _check_classes(target, frame.num_classes)
+        check_classes(target, frame.num_classes)
     with torch.autocast(x.device.type, enabled=False):
         order = stored_order(frame, factors, x.device)
         if order is not None:
@@ -126,7 +126,8 @@ def _run(
         )
 
 
-def _check_classes(target: Tensor, classes: int) -> None:
+def check_classes(target: Tensor, classes: int) -> None:
+    """Refuse targets that are no class; this reads numbers back, so not for a GPU's."""
     low, high = (bound.item() for bound in target.aminmax())
     if low < 0 or high >= classes:
         raise ValueError(
@@ -135,7 +136,7 @@ def _check_classes(target: Tensor, classes: int) -> None:
         )
 
 
-class _Once(torch.autograd.Function):
+class Once(torch.autograd.Function):
     """The gradient times what comes from above; to differentiate it again would need the logits again."""
 
     @staticmethod
@@ -152,7 +153,7 @@ class _Once(torch.autograd.Function):
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, gradient, prediction = output
     ctx.mark_non_differentiable(gradient, prediction)
-    # x is an input of _Once so that a second derivative fails, also where grad_loss does not depend on it.
+    # x is an input of Once so that a second derivative fails, also where grad_loss does not depend on it.
     ctx.save_for_backward(gradient, inputs[0])
 
 
@@ -164,7 +165,7 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
-        return (_Once.apply(grad_loss, *ctx.saved_tensors), *[None] * 13)
+        return (Once.apply(grad_loss, *ctx.saved_tensors), *[None] * 13)
 
 
 # An operator's arguments are tensors and numbers; by its number it finds the frame.
@@ -220,7 +221,7 @@ def _save_and_count(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
-    grad_x = _Once.apply(grad_loss, *ctx.saved_tensors)
+    grad_x = Once.apply(grad_loss, *ctx.saved_tensors)
     return (grad_x, None, None, None, [None] * ctx.num_factors, *[None] * 10)
 
 

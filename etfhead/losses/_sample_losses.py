@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from etfhead.frames import Frame
 from etfhead.frames.streaming import entered
-from etfhead.losses._operator import streamed_cross_entropy
+from etfhead.losses._one_block import one_block_losses
+from etfhead.losses._operator import check_classes, streamed_cross_entropy
 
 __all__ = ["Method", "Reduction", "reduced", "sample_losses"]
 
@@ -49,13 +50,6 @@ def sample_losses(
         x, bound = features.reshape(-1, frame.in_features).to(dtype), math.inf
         if normalize:
             x = nn.functional.normalize(x, dim=1)
-        if isinstance(scale, Tensor):
-            x = x * scale.to(dtype)
-        else:
-            x = x * scale
-            if normalize and frame.structured:
-                bound = abs(scale) * frame.max_norm
-        x = entered(x, frame, factors)
         classes = target.reshape(-1).long()
         counted = classes != ignore_index
         classes = torch.where(counted, classes, 0)
@@ -65,15 +59,34 @@ def sample_losses(
             # A target out of range is refused in the pass.
             shares = shares * weight[classes.clamp(0, frame.num_classes - 1)]
         smoothing = label_smoothing / frame.num_classes
+        pull = (1.0 - label_smoothing) * shares
+        spread = smoothing * counted.to(dtype) if smoothing else None
+        adjustment = None if logit_adjustment is None else logit_adjustment.to(dtype)
+        if method == "auto" and block is None and _has_one_block(x, frame):
+            check_classes(classes, frame.num_classes)
+            products = frame.shifted_logits(x, {name: factor.to(x) for name, factor in factors.items()})
+            factor = torch.as_tensor(scale, dtype=dtype, device=x.device)
+            losses = one_block_losses(products, factor, classes, pull, spread, weight, adjustment)
+            losses = torch.where(counted, losses, 0.0)
+            best = products.detach() if factor > 0 else -products.detach()
+            prediction = best.argmax(1) if with_prediction else classes
+            return losses.view(target.shape), shares.view(target.shape), prediction.view(target.shape)
+        if isinstance(scale, Tensor):
+            x = x * scale.to(dtype)
+        else:
+            x = x * scale
+            if normalize and frame.structured:
+                bound = abs(scale) * frame.max_norm
+        x = entered(x, frame, factors)
         losses, _, prediction = streamed_cross_entropy(
             x,
             classes,
-            (1.0 - label_smoothing) * shares,
-            smoothing * counted.to(dtype) if smoothing else None,
+            pull,
+            spread,
             frame,
             factors,
             weight if smoothing else None,
-            None if logit_adjustment is None else logit_adjustment.to(dtype),
+            adjustment,
             features.is_cuda and features.dtype == torch.bfloat16,
             method,
             bound,
@@ -83,6 +96,15 @@ def sample_losses(
         )
         losses = torch.where(counted, losses, 0.0)
     return losses.view(target.shape), shares.view(target.shape), prediction.view(target.shape)
+
+
+def _has_one_block(x: Tensor, frame: Frame) -> bool:
+    """Whether all classes are one block anyway, as a structured simplex has them, and nothing is compiled.
+
+    On a GPU the short way has not been measured.
+    """
+    whole = frame.structured and frame.free_of_data and frame.block_size >= frame.num_classes
+    return whole and len(x) > 0 and not x.is_cuda and not torch.compiler.is_compiling()
 
 
 def reduced(losses: Tensor, shares: Tensor, reduction: Reduction) -> Tensor:
