@@ -161,9 +161,12 @@ class Frame(ABC):
         """Which stored vector each class of ``target`` has."""
         return target
 
-    def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
-        """:meth:`apply` up to a number added to all classes of a sample, which a softmax cannot see."""
-        return self.apply(features, factors)
+    def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> tuple[Tensor, float]:
+        """Values (..., K) and a gain whose product is :meth:`apply` up to a number a sample.
+
+        A softmax does not see what is added to all classes of a sample.
+        """
+        return self.apply(features, factors), 1.0
 
     def logits(self, features: Tensor) -> Tensor:
         """``features @ matrix().T`` by the fast path, in the features' type and on their device.

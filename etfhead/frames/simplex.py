@@ -105,11 +105,11 @@ class SimplexFrame(Frame):
         coordinates = self._basis.apply(features, factors)
         return torch.add(-self._gain * coordinates.mean(-1, keepdim=True), coordinates, alpha=self._gain)
 
-    def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
-        """:meth:`apply` without the centring of a structured frame."""
+    def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> tuple[Tensor, float]:
+        """:meth:`apply` without the centring of a structured frame: its coordinates and their gain."""
         if not self.structured:
             return super().shifted_logits(features, factors)
-        return self._gain * self._basis.apply(features, factors)
+        return self._basis.apply(features, factors), self._gain
 
     def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
         """Inner products with the vectors start..stop - 1; all K at once where structured."""

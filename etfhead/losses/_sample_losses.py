@@ -64,8 +64,8 @@ def sample_losses(
         adjustment = None if logit_adjustment is None else logit_adjustment.to(dtype)
         if method == "auto" and block is None and _has_one_block(x, frame):
             check_classes(classes, frame.num_classes)
-            products = frame.shifted_logits(x, {name: factor.to(x) for name, factor in factors.items()})
-            factor = torch.as_tensor(scale, dtype=dtype, device=x.device)
+            products, gain = frame.shifted_logits(x, {name: factor.to(x) for name, factor in factors.items()})
+            factor = gain * torch.as_tensor(scale, dtype=dtype, device=x.device)
             losses = one_block_losses(products, factor, classes, pull, spread, weight, adjustment)
             losses = torch.where(counted, losses, 0.0)
             best = products.detach() if factor > 0 else -products.detach()
