@@ -24,18 +24,18 @@ HEADS: dict[str, tuple[type[heads.FeatureHead], type[heads.FeatureHead]]] = {
     "delta": (heads.DeltaRuleHead, heads.DeltaRuleConvHead),
     "guided": (heads.GuidedETFHead, heads.GuidedETFConvHead),
 }
-# What head="auto" becomes with few classes (K <= d + 1) and with more. The evidence is in the README: recipes
-# fine_tune and few_classes_photos, many_classes and many_classes_photos.
-_AUTO = ("etf", "delta")
 _FROM_LAYER = ("in_features", "num_classes", "device", "dtype")
 
 
 def check_options(head: str, options: dict[str, Any]) -> None:
     """Refuse an unknown head and options that it does not have."""
-    if head != "auto" and head not in HEADS:
-        raise ValueError(f"head={head!r}: expected one of {_choices(head, [*HEADS, 'auto'])}")
-    owners = [_options(kind) for kind in (_AUTO if head == "auto" else (head,))]
-    known = [option for option in owners[0] if all(option in options for options in owners)]
+    if head not in HEADS:
+        raise ValueError(f"head={head!r}: expected one of {_choices(head, HEADS)}")
+    known = [
+        name
+        for name, p in inspect.signature(HEADS[head][0]).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in _FROM_LAYER
+    ]
     for option in options:
         if option in _FROM_LAYER:
             raise ValueError(f"{option}: taken from the layer that is replaced; leave it out")
@@ -43,11 +43,6 @@ def check_options(head: str, options: dict[str, Any]) -> None:
             raise ValueError(f"{option}: not an option of head={head!r}; it has {_choices(option, known)}")
     if head == "linear" and options.get("neck") is None and set(options) - {"neck"}:
         raise ValueError(f"head='linear' without a neck keeps the stock layer; it takes no {list(options)}")
-
-
-def _options(head: str) -> list[str]:
-    parameters = inspect.signature(HEADS[head][0]).parameters.items()
-    return [name for name, p in parameters if p.kind is p.KEYWORD_ONLY and name not in _FROM_LAYER]
 
 
 def _choices(given: object, known: Iterable[str]) -> str:
@@ -100,8 +95,6 @@ def build_head(
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     try:
         K = checked_count(width if num_classes is None else num_classes)
-        if head == "auto":
-            head = _AUTO[in_features + 1 < K]
         kind = HEADS[head][isinstance(layer, nn.Conv2d)]
         if class_counts is not None:
             options = {**options, "class_counts": _checked_class_counts(class_counts, K, kind)}

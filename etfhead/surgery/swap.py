@@ -20,7 +20,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def swap_head(
     model: M,
-    head: Literal["auto", "etf", "class_mean", "delta", "guided", "cosine", "linear"] = "etf",
+    head: Literal["etf", "class_mean", "delta", "guided", "cosine", "linear"] = "etf",
     *,
     num_classes: int | None = None,
     class_counts: Sequence[int] | None = None,
@@ -45,8 +45,7 @@ def swap_head(
         head: ``"etf"`` (fixed), ``"class_mean"``, ``"delta"`` or ``"guided"`` (class vectors follow the
             data without gradients: call :func:`~etfhead.heads.update_heads` after each step), ``"cosine"``
             (learnable unit class vectors) or ``"linear"``: the stock layer, kept when the number of classes
-            stays, fresh when it changes; with a ``neck`` a learnable layer behind that neck. ``"auto"`` is
-            ``"etf"`` for num_classes <= in_features + 1 and ``"delta"`` beyond, where fixed vectors lose.
+            stays, fresh when it changes; with a ``neck`` a learnable layer behind that neck.
         num_classes: K of the new head, at least 2; None keeps the model's. The model's ``num_classes`` (and
             Hugging Face's ``num_labels``) follow. Needed for a timm model built with ``num_classes=0``.
         class_counts: Training samples per class, for frames that depend on them.

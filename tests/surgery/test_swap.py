@@ -459,15 +459,6 @@ def test_an_encoder_only_model_that_took_num_classes_silently() -> None:
         swap_head(model, num_classes=K)
 
 
-@pytest.mark.parametrize(("classes", "kind"), [(9, "ETFHead"), (10, "DeltaRuleHead")])
-def test_auto_goes_by_the_room_for_a_simplex(classes: int, kind: str) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(8, classes))
-    swap_head(model, head="auto", classifier="1", scale=3.0)
-    assert type(model[1]).__name__ == kind
-    with pytest.raises(ValueError, match=r"basis: not an option of head='auto'; it has 'neck'"):
-        swap_head(nn.Sequential(nn.Linear(8, classes)), head="auto", classifier="0", basis="haar")
-
-
 def test_part_of_a_classifier_cannot_change_its_class_count_alone() -> None:
     model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=K, depth=1)
     before = fingerprint(model)
