@@ -36,7 +36,7 @@ def comparison(name: str) -> str:
     for arm, result in summary["arms"].items():
         figures = result["figures"]
         accuracies = [figures[figure] for figure in ("test_top1_best", "test_top1_last")]
-        cells = [f"{accuracy['mean']:.2f} ± {accuracy['std']:.2f}" for accuracy in accuracies]
+        cells = [_spread(accuracy) for accuracy in accuracies]
         difference = result.get("differences", {}).get(summary["primary"])
         text = "" if difference is None else f"{difference['mean']:+.2f}"
         if difference is not None and difference["low"] is not None:
@@ -48,6 +48,11 @@ def comparison(name: str) -> str:
     header = ["arm", "test accuracy, best epoch (%)", "last epoch (%)", "difference [95 %]"]
     header += ["ECE (%)", "head parameters", "head optimizer state (bytes)"]
     return _table(header, rows) + f"\n\n{summary['verdict']}"
+
+
+def _spread(figure: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds; one seed has no deviation."""
+    return f"{figure['mean']:.2f}" + ("" if figure["std"] is None else f" ± {figure['std']:.2f}")
 
 
 def train_step(name: str) -> str:
