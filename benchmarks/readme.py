@@ -111,14 +111,16 @@ def _accuracy(entry: dict[str, Any]) -> str:
 
 _SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
     "linear_adamw",
-    "linear_compiled",
     "linear_ce",
     "frozen_dense",
     "class_mean",
+    "class_mean_uncentred",
     "delta_rule",
     "simplex_hadamard",
+    "simplex_hadamard_fused",
     "simplex_identity",
-    "simplex_identity_fixed_scale",
+    "simplex_identity_fused",
+    "simplex_identity_fused_fixed_scale",
     "union_fused",
     "union_antipodal_fused",
     "floor",
