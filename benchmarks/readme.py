@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS
+from benchmarks.head_sides import Size
 from etfhead.experiment.report.by_epoch import shown_epochs
 
 README = Path(__file__).parent.parent / "README.md"
@@ -36,11 +37,9 @@ def comparison(name: str) -> str:
     for arm, result in summary["arms"].items():
         figures = result["figures"]
         accuracies = [figures[figure] for figure in ("test_top1_best", "test_top1_last")]
-        cells = [_spread(accuracy) for accuracy in accuracies]
+        cells = [_spread(accuracy, 2) for accuracy in accuracies]
         difference = result.get("differences", {}).get(summary["primary"])
-        text = "" if difference is None else f"{difference['mean']:+.2f}"
-        if difference is not None and difference["low"] is not None:
-            text += f" [{difference['low']:+.2f}, {difference['high']:+.2f}]"
+        text = "" if difference is None else f"{difference['mean']:+.2f}{_interval(difference, 2)}"
         head = f"{figures['params_head']['mean']:,.0f}"
         state = f"{figures['optimizer_state_bytes_head']['mean']:,.0f}"
         ece = f"{figures['test_ece_best']['mean']:.2f}"
@@ -50,9 +49,17 @@ def comparison(name: str) -> str:
     return _table(header, rows) + f"\n\n{summary['verdict']}"
 
 
-def _spread(figure: dict[str, Any]) -> str:
+def _spread(figure: dict[str, Any], digits: int) -> str:
     """Mean and standard deviation over seeds; one seed has no deviation."""
-    return f"{figure['mean']:.2f}" + ("" if figure["std"] is None else f" ± {figure['std']:.2f}")
+    deviation = "" if figure["std"] is None else f" ± {figure['std']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{deviation}"
+
+
+def _interval(difference: dict[str, Any] | None, digits: int) -> str:
+    """The interval of a paired difference, with a space before it; nothing where there is none."""
+    if difference is None or difference["low"] is None:
+        return ""
+    return f" [{difference['low']:+.{digits}f}, {difference['high']:+.{digits}f}]"
 
 
 def train_step(name: str) -> str:
@@ -102,11 +109,7 @@ def by_epoch(name: str) -> str:
 
 
 def _accuracy(entry: dict[str, Any]) -> str:
-    text = f"{entry['mean']:.1f}" if entry["std"] is None else f"{entry['mean']:.1f} ± {entry['std']:.1f}"
-    difference = entry.get("difference")
-    if difference is not None and difference["low"] is not None:
-        text += f" [{difference['low']:+.1f}, {difference['high']:+.1f}]"
-    return text
+    return _spread(entry, 1) + _interval(entry.get("difference"), 1)
 
 
 _SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
@@ -134,7 +137,7 @@ def head_step(name: str) -> str:
     for row in _load(name)["results"]:
         if row["group"] != "sizes" or row["side"] not in _SHOWN:
             continue
-        size = f"B={row['batch_size']}, d={row['in_features']}, K={row['num_classes']:,}"
+        size = str(Size(row["batch_size"], row["in_features"], row["num_classes"]))
         if row["dtype"] != "float32":
             size += f", {row['dtype']}"
         cells = [size if size != last else "", f"`{row['side']}`"]

@@ -15,6 +15,7 @@ from etfhead import heads
 from etfhead.frames import AssignedFrame, ClassMeansFrame, Frame, OrientedSimplexFrame
 from etfhead.frames.assign import assign_classes
 from etfhead.frames.orient import class_means_code, orient_simplex
+from etfhead.heads.batch_sums import is_shared
 from etfhead.surgery.class_pass import FeatureSums, Progress, sum_features, sum_inputs
 from etfhead.surgery.classifiers import find_classifiers, layer_sizes
 from etfhead.surgery.layer_checks import check_unwrapped
@@ -235,7 +236,7 @@ def _put_linear(layer: Any, vectors: Tensor, start: _Start) -> None:
     length, offset = torch.ones((), dtype=torch.float64), torch.zeros(len(vectors), dtype=torch.float64)
     if start.some is not None and start.mean is not None:
         deviation = ((start.some - start.mean).cpu().double() @ vectors.T).std()
-        if dist.is_available() and dist.is_initialized():  # every process kept other samples
+        if is_shared():  # every process kept other samples
             shared = deviation.to(start.some)
             dist.all_reduce(shared)
             deviation = shared.cpu().double() / dist.get_world_size()
