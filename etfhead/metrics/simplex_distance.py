@@ -1,0 +1,108 @@
+"""How far vectors are from a simplex equiangular tight frame, and from each other: NC2 and NC3."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["SimplexDistance", "product_distance", "self_duality", "simplex_distance"]
+
+_ROWS = 1024  # rows of a K x K matrix held at once
+
+
+class SimplexDistance(NamedTuple):
+    r"""Three views of the distance of K vectors v_k from a simplex; all 0 there.
+
+    Attributes:
+        equinorm: std(|v_k|) / mean(|v_k|), the sample standard deviation.
+        equiangular: Mean over pairs of \|cos(v_j, v_k) + 1/(K - 1)\|; the cosine with a zero vector is 0.
+        etf: ||G / ||G||_F - (I - 11^T/K) / sqrt(K - 1)||_F with the Gram matrix G.
+    """
+
+    equinorm: Tensor
+    equiangular: Tensor
+    etf: Tensor
+
+
+def simplex_distance(vectors: Tensor) -> SimplexDistance:
+    r"""Distance of vectors from a simplex equiangular tight frame, invariant to rotation and scale.
+
+    Papyan, Han & Donoho 2020 (arXiv 2008.08186) for norms and angles; Zhu et al. 2021 (arXiv 2105.02375) for
+    the Gram matrix.
+
+    Args:
+        vectors: (K, d), class vectors as they are, or class means minus their mean.
+
+    Raises:
+        ValueError: If all vectors are zero.
+
+    >>> triangle = torch.eye(3, dtype=torch.float64) - 1 / 3
+    >>> all(distance < 1e-12 for distance in simplex_distance(triangle))
+    True
+    """
+    classes = len(vectors)
+    norms = vectors.norm(dim=1)
+    if not bool((norms > 0).any()):
+        raise ValueError("vectors: all are zero, so they have no direction to compare")
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    scale = _gram_norm(vectors)
+    mean = norms.mean()
+    # Against the first norm: equal norms have a spread of exactly zero.
+    spread = (norms - norms[0]).std()
+    angle = vectors.new_zeros(())
+    distance = vectors.new_zeros(())
+    for start in range(0, classes, _ROWS):
+        rows = slice(start, start + _ROWS)
+        gram = vectors[rows] @ vectors.T
+        distance += _squares_to_simplex(gram / scale, start, classes)
+        cosines = (unit[rows] @ unit.T + 1.0 / (classes - 1)).abs_()
+        cosines.diagonal(start).zero_()
+        angle += cosines.sum()
+    return SimplexDistance(spread / mean, angle / (classes * (classes - 1)), distance.clamp(min=0.0).sqrt())
+
+
+def self_duality(weight: Tensor, centred: Tensor) -> Tensor:
+    r"""Squared distance of class vectors and centred class means, each of unit Frobenius norm.
+
+    .. math:: \left\lVert \frac{W}{\lVert W \rVert_F} - \frac{M}{\lVert M \rVert_F} \right\rVert_F^2
+
+    from 0 (parallel) over 2 (unrelated) to 4 (opposite). Papyan, Han & Donoho 2020, NC3.
+
+    Args:
+        weight: W, (K, d).
+        centred: M, class means minus their mean, (K, d).
+    """
+    return (weight / weight.norm() - centred / centred.norm()).square().sum()
+
+
+def product_distance(weight: Tensor, centred: Tensor) -> Tensor:
+    r"""Distance of W M^T from a simplex' Gram matrix, both of unit Frobenius norm (Zhu et al. 2021).
+
+    .. math:: \left\lVert \frac{W M^T}{\lVert W M^T \rVert_F} - \frac{I - 11^T/K}{\sqrt{K-1}} \right\rVert_F
+
+    Args:
+        weight: W, (K, d).
+        centred: M, class means minus their mean, (K, d).
+    """
+    classes = len(weight)
+    blocks = range(0, classes, _ROWS)
+    scale = torch.stack([(weight[i : i + _ROWS] @ centred.T).square().sum() for i in blocks]).sum().sqrt()
+    squares = [_squares_to_simplex(weight[i : i + _ROWS] @ centred.T / scale, i, classes) for i in blocks]
+    return torch.stack(squares).sum().sqrt()
+
+
+def _gram_norm(vectors: Tensor) -> Tensor:
+    """Frobenius norm of V V^T, from the smaller of the two Gram matrices."""
+    rows, width = vectors.shape
+    return (vectors.T @ vectors if width < rows else vectors @ vectors.T).norm()
+
+
+def _squares_to_simplex(block: Tensor, start: int, classes: int) -> Tensor:
+    """Sum of squared differences of rows start.. of a K x K matrix from (I - 11^T/K) / sqrt(K - 1)."""
+    unit = 1.0 / math.sqrt(classes - 1)
+    gaps = block + unit / classes
+    gaps.diagonal(start).sub_(unit)
+    return gaps.square().sum()
