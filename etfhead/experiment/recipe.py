@@ -239,6 +239,19 @@ class Recipe:
     channels_last: bool = field(default=False, metadata=_knob("memory layout, often faster for CNNs on GPUs"))
     torchcompile: bool = field(default=False, metadata=_knob("torch.compile the model"))
 
+    collapse_every: int = field(
+        default=1,
+        metadata=_knob(
+            "epochs between two measurements of neural collapse, 0 = none",
+            group="Collapse (on training images without augmentation, not on the training clock)",
+            ge=0,
+        ),
+    )
+    collapse_images: int = field(
+        default=2000,
+        metadata=_knob("on how many of them, every class in proportion; at least two a class", ge=2),
+    )
+
     seeds: tuple[int, ...] = field(
         default=(0, 1, 2),
         metadata=_knob("every arm runs with each of these", group="Comparison", ge=0, lt=2**32),

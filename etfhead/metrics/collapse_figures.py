@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from etfhead.metrics.class_moments import ClassMoments
-from etfhead.metrics.simplex_distance import product_distance, self_duality, simplex_distance
+from etfhead.metrics.simplex_geometry import product_distance, self_duality, simplex_distance
 from etfhead.metrics.variability import class_distance_variance, within_over_between
 
 __all__ = ["centred_means", "class_values", "collapse_figures"]

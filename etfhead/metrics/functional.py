@@ -56,6 +56,7 @@ def neural_collapse(
         ValueError: On labels out of range, features that are not (N, d) or not finite, fewer than two
             classes, no class with two samples, or class means that all coincide.
 
+    >>> import torch
     >>> labels = torch.arange(6) % 3
     >>> vectors = torch.eye(3) - 1 / 3
     >>> figures = neural_collapse(5 + 2 * vectors[labels], labels, 3, weight=vectors)

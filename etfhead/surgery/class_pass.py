@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from etfhead.frames.class_sums import ClassSums
 
-__all__ = ["FeatureSums", "sum_features", "sum_inputs"]
+__all__ = ["FeatureSums", "evaluating", "sum_features", "sum_inputs"]
 
 _THUMBNAIL = 16  # mean images are at most this high and wide
 _KEPT_SAMPLES = 512  # features kept to see how large logits are
@@ -100,7 +100,7 @@ def sum_features(
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         for name, head in heads.items():
             stack.callback(head.register_forward_pre_hook(watch(name)).remove)
         for images, target in _batches(loader, max_batches, progress):
@@ -137,7 +137,8 @@ def sum_inputs(
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; every module's own mode comes back, frozen parts included."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

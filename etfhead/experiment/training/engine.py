@@ -17,6 +17,7 @@ from etfhead.experiment.files import write_text
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.training.accounting import head_scale
 from etfhead.experiment.training.checkpoint import StateFile
+from etfhead.experiment.training.collapse import collapse_is_due
 from etfhead.experiment.training.evaluate import evaluate, sum_dtype
 from etfhead.experiment.training.finite import FiniteWatch, first_non_finite
 from etfhead.experiment.training.position import Position
@@ -92,6 +93,7 @@ class Trainer:
         """
         if self.position.updates == 0 and self.initial is None:
             self.initial = {f"val_{name}": value for name, value in self._validate().items()}
+            self.initial |= self._collapse(0)
         if self.position.epoch < self.recipe.epochs:
             self._warm_up()
         while self.position.epoch < self.recipe.epochs:
@@ -199,6 +201,14 @@ class Trainer:
         except TrainingError as error:
             raise TrainingError(self._complaint(f"{error} in validation")) from None
 
+    def _collapse(self, epochs_done: int) -> dict[str, float]:
+        """Figures of neural collapse after so many epochs; empty where none are due."""
+        session = self.session
+        if session.monitor is None or not collapse_is_due(self.recipe, epochs_done):
+            return {}
+        with session.accelerator.autocast():
+            return session.monitor.measure(tick=self._tick)
+
     def _tick(self, images: int) -> None:
         # Several processes stop together, at a training step: one alone would leave the others waiting.
         if self.stop.signum is not None and self.session.accelerator.num_processes == 1:
@@ -206,7 +216,8 @@ class Trainer:
 
     def _finish_epoch(self, val: dict[str, float]) -> None:
         position, evaluated = self.position, self.session.evaluated
-        self.records.append(position.record(val, scale=head_scale(evaluated)))
+        collapse = self._collapse(position.epoch + 1)
+        self.records.append({**position.record(val, scale=head_scale(evaluated)), **collapse})
         if self.best is None or val["top1"] > self.best["val_top1"]:
             self.best = {
                 "epoch": position.epoch,

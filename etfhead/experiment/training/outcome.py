@@ -13,8 +13,9 @@ from etfhead.errors import Interrupted
 from etfhead.experiment.files import write_json
 from etfhead.experiment.training.accounting import model_costs, optimizer_costs
 from etfhead.experiment.training.checkpoint import save_weights
+from etfhead.experiment.training.collapse import collapse_time
 from etfhead.experiment.training.evaluate import evaluate
-from etfhead.experiment.training.session import eval_share
+from etfhead.experiment.training.shares import eval_share
 
 if TYPE_CHECKING:
     from etfhead.experiment.data import Splits
@@ -72,6 +73,7 @@ def conclude(
         "steps": position.updates,
         "train_time": position.train_time,
         "align_time": position.align_time or None,
+        "collapse_time": collapse_time(trainer.initial, trainer.records),
         "images_per_s": position.images / (position.train_time - position.align_time),
         "peak_memory_bytes": trainer.peak_memory or None,
         **costs,

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch import nn
 
 from etfhead.experiment.arm_checks import is_oriented
-from etfhead.experiment.data import KeyedBatchSampler, Splits, make_eval_loader, make_train_loader
+from etfhead.experiment.data import KeyedBatchSampler, Splits, make_train_loader
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.training.accounting import head_modules
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.experiment.training.collapse import collapse_subset
 from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.orient import orient
+from etfhead.experiment.training.shares import Loader, Share, dataset_size, eval_share
 from etfhead.experiment.training.trainable import frozen_modules, train_mode
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from timm.data import Mixup
     from timm.utils import ModelEmaV3
 
-__all__ = ["Session", "eval_share", "make_accelerator"]
+    from etfhead.metrics import CollapseMonitor
 
-Loader = torch.utils.data.DataLoader[tuple[Tensor, Tensor]]
+__all__ = ["Session", "make_accelerator"]
 
 
 @contextmanager
@@ -56,27 +57,6 @@ def make_accelerator(recipe: Recipe) -> Iterator[Accelerator]:
             state.update(before)
 
 
-class _Share:
-    """Each process's slice of a global batch, of an even length where mixup pairs its images."""
-
-    def __init__(self, sampler: KeyedBatchSampler, rank: int, world: int, *, even: bool) -> None:
-        self.sampler, self.rank, self.world, self.even = sampler, rank, world, even
-
-    @property
-    def size(self) -> int:
-        """Images of one process in one step."""
-        size = self.sampler.batch_size // self.world
-        return size - size % 2 if self.even else size
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        mine = slice(self.rank * self.size, (self.rank + 1) * self.size)
-        for batch in self.sampler:
-            yield batch[mine]
-
-
 @dataclass
 class Session:
     """Model, optimizer, data and randomness of one arm and seed, on their device.
@@ -103,6 +83,7 @@ class Session:
     steps_per_epoch: int
     share: int
     align_time: float
+    monitor: CollapseMonitor | None
 
     @classmethod
     def build(
@@ -148,7 +129,9 @@ class Session:
             from timm.utils import ModelEmaV3
 
             ema = ModelEmaV3(raw, decay=recipe.model_ema_decay, use_warmup=True)
-        sampler = KeyedBatchSampler(_size(splits.train), recipe.batch_size, seed)
+        # Before anything wraps or compiles the model that it looks into.
+        monitor = _build_monitor(raw if ema is None else ema.module, recipe, splits, accelerator)
+        sampler = KeyedBatchSampler(dataset_size(splits.train), recipe.batch_size, seed)
         mixup = build_mixup(recipe, options, splits.num_classes)
         model, optimizer = accelerator.prepare(raw, build_optimizer(recipe, raw))
         if recipe.torchcompile:
@@ -158,7 +141,7 @@ class Session:
             raw.compile()  # in place: the names in the state dict stay
         rank, world = accelerator.process_index, accelerator.num_processes
         loader = {"workers": recipe.workers, "pin_memory": accelerator.device.type == "cuda"}
-        share: Any = _Share(sampler, rank, world, even=mixup is not None)
+        share: Any = Share(sampler, rank, world, even=mixup is not None)
         if share.size < 1:
             raise ValueError(
                 f"batch_size: {sampler.batch_size} images cannot be shared by {world} process(es)"
@@ -183,6 +166,7 @@ class Session:
             steps_per_epoch=len(sampler),
             share=share.size,
             align_time=align_time,
+            monitor=monitor,
         )
 
     @property
@@ -239,13 +223,12 @@ class Session:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def eval_share(dataset: Dataset[tuple[Tensor, int]], recipe: Recipe, accelerator: Accelerator) -> Loader:
-    """Loader of this process's share of a validation or test split, every image once over all processes."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    share = dataset if world == 1 else Subset(dataset, range(rank, _size(dataset), world))
-    pin = accelerator.device.type == "cuda"
-    return make_eval_loader(share, recipe.batch_size, workers=recipe.workers, pin_memory=pin)
+def _build_monitor(
+    model: nn.Module, recipe: Recipe, splits: Splits, accelerator: Accelerator
+) -> CollapseMonitor | None:
+    if not recipe.collapse_every:
+        return None
+    from etfhead.metrics import CollapseMonitor
 
-
-def _size(dataset: Any) -> int:
-    return len(dataset)
+    loader = eval_share(collapse_subset(recipe, splits), recipe, accelerator)
+    return CollapseMonitor(model, loader, num_classes=splits.num_classes)

@@ -29,8 +29,8 @@ STARTED = {
 
 @pytest.fixture
 def plain(recipe):
-    """Without mixup and average, with the class vectors of these arms."""
-    recipe = replace(recipe, mixup=0.0, cutmix=0.0, model_ema=False)
+    """Without mixup, average and other passes over the plain images, with the class vectors of these arms."""
+    recipe = replace(recipe, mixup=0.0, cutmix=0.0, model_ema=False, collapse_every=0)
     return lambda *names: replace(recipe, arms={name: STARTED[name] for name in names}, baseline=names[0])
 
 

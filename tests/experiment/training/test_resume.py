@@ -13,7 +13,7 @@ from etfhead.errors import CheckpointError, Interrupted
 from etfhead.experiment import runner
 from etfhead.experiment.recipe import Arm
 
-TIMES = ("train_time", "align_time", "epoch_time", "images_per_s")
+TIMES = ("train_time", "align_time", "epoch_time", "images_per_s", "collapse_time")
 
 
 def assert_same(a, b, where=""):
