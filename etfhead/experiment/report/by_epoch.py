@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from etfhead.experiment.report.records import SeedRecord, number
-from etfhead.experiment.report.stats import describe, paired_difference
+from etfhead.experiment.report.records import SeedRecord
+from etfhead.experiment.report.stats import paired_difference, spread_by_seed
 
 __all__ = ["accuracy_by_epoch", "shown_epochs"]
 
@@ -51,25 +51,16 @@ def shown_epochs(last: int) -> list[int]:
 def _values(seeds: Mapping[int, SeedRecord]) -> _Values:
     found: _Values = {}
     for seed, run in seeds.items():
-        if run.result is None:
-            continue
-        rows = [(row["epoch"] + 1, number(row, "val_top1")) for row in run.history]
-        initial = run.result.get("initial")
-        if isinstance(initial, Mapping):
-            rows.append((0, number(initial, "val_top1")))
-        for epoch, value in rows:
-            if value is not None:
+        if run.finished:
+            for epoch, value in run.measured("val_top1", initial=True).items():
                 found.setdefault(epoch, {})[seed] = value
     return found
 
 
 def _entry(epoch: int, own: dict[int, float], theirs: dict[int, float] | None) -> dict[str, Any]:
-    spread = describe(list(own.values()))
-    assert spread is not None  # noqa: S101 - an epoch is there because a seed has it
     pair = None if theirs is None else paired_difference(own, theirs)
     return {
         "epoch": epoch,
-        **asdict(spread),
-        "values": own,
+        **(spread_by_seed(own) or {}),
         "difference": None if pair is None else asdict(pair),
     }

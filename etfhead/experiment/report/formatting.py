@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["count", "duration", "interval", "mean_std", "ratio", "signed", "size"]
+__all__ = [
+    "count",
+    "duration",
+    "interval",
+    "mean_std",
+    "ratio",
+    "signed",
+    "significant",
+    "size",
+    "wide_mean_std",
+]
 
 MISSING = "–"
 MINUS = "−"
@@ -21,6 +31,33 @@ def mean_std(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
         return MISSING
     text = f"{figure['mean']:.{digits}f}"
     return text if figure["std"] is None else f"{text} ± {figure['std']:.{digits}f}"
+
+
+def significant(value: float, digits: int) -> str:
+    """Significant digits for figures that span many magnitudes.
+
+    >>> [significant(value, 3) for value in (0.0, 0.00032, 0.08317, 9.999, 123.4, 2.5e6)]
+    ['0', '3.20e-4', '0.0832', '10.0', '123', '2.50e6']
+    """
+    if value == 0:
+        return "0"
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    exponent = int(power)
+    if -3 <= exponent < 4:
+        return f"{float(value):.{max(0, digits - 1 - exponent)}f}"
+    return f"{mantissa}e{exponent}"
+
+
+def wide_mean_std(figure: Mapping[str, Any] | None) -> str:
+    """Mean to three significant digits; sample standard deviation to one: of a few seeds it has no more.
+
+    >>> wide_mean_std({"n": 3, "mean": 0.000321, "std": 0.0000114})
+    '3.21e-4 ± 1e-5'
+    """
+    if figure is None:
+        return MISSING
+    text = significant(figure["mean"], 3)
+    return text if figure["std"] is None else f"{text} ± {significant(figure['std'], 1)}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""Learning curves of a run as PNG files: mean over seeds, band from the smallest to the largest seed.
+"""The pictures of a run as PNG files, its learning curves first: means over seeds with bands.
 
 Up to six arms share one pair of axes. More get one panel each with the baseline in every panel: a dozen
 lines with a dozen bands in one frame cannot be told apart.
@@ -7,13 +7,21 @@ lines with a dozen bands in one frame cannot be told apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from etfhead.experiment.report.collapse_plot import draw_collapse
+from etfhead.experiment.report.curves import (
+    MAX_SHARED,
+    Curve,
+    arm_styles,
+    draw_curve,
+    seed_curve,
+    whole_epochs,
+)
 from etfhead.experiment.report.dotplot import draw_differences
 from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, png, tidy
-from etfhead.experiment.report.records import RunRecords, number
+from etfhead.experiment.report.records import RunRecords
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,27 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "figures"]
 
-MAX_SHARED = 6
-
 _PICTURES = (
     ("accuracy_epoch.png", "val_top1", False),
     ("accuracy_time.png", "val_top1", True),
     ("loss_epoch.png", "val_loss", False),
 )
 _Y_LABELS = {"val_top1": "validation accuracy (%)", "val_loss": "validation loss"}
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """One arm at the epochs that all its finished seeds have."""
-
-    arm: str
-    epochs: list[int]
-    seconds: list[float]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-    seeds: int
 
 
 def draw(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, bytes]:
@@ -58,59 +51,31 @@ def figures(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, Figure
 
     Returns:
         Figures by file name: some or all of ``accuracy_epoch.png``, ``accuracy_time.png``,
-        ``loss_epoch.png`` and ``differences.png``.
+        ``loss_epoch.png``, ``collapse.png`` and ``differences.png``.
     """
     drawn = {}
     for name, key, timed in _PICTURES:
-        curves = [curve for arm in records.runs if (curve := _curve(records, arm, key)) is not None]
+        curves = [curve for arm in records.runs if (curve := seed_curve(records, arm, key)) is not None]
         curves.sort(key=lambda curve: curve.arm != summary["baseline"])
         if curves:
             target = summary["target"]["val_top1"] if timed else None
             how = _shared if len(curves) <= MAX_SHARED else _panels
             drawn[name] = how(curves, summary["baseline"], key, timed, target)
-    differences = draw_differences(summary)
-    if differences is not None:
-        drawn["differences.png"] = differences
-    return drawn
+    others = {"collapse.png": draw_collapse(records, summary), "differences.png": draw_differences(summary)}
+    return drawn | {name: figure for name, figure in others.items() if figure is not None}
 
 
-def _curve(records: RunRecords, arm: str, key: str) -> _Curve | None:
-    tables = [
-        {
-            row["epoch"]: (value, number(row, "train_time") or 0.0)
-            for row in run.history
-            if (value := number(row, key)) is not None
-        }
-        for run in records.finished(arm).values()
-    ]
-    tables = [table for table in tables if table]
-    epochs = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
-    if not epochs:
-        return None
-    values = [[table[epoch][0] for table in tables] for epoch in epochs]
-    return _Curve(
-        arm=arm,
-        epochs=[epoch + 1 for epoch in epochs],
-        seconds=[sum(table[epoch][1] for table in tables) / len(tables) for epoch in epochs],
-        mean=[sum(row) / len(row) for row in values],
-        low=[min(row) for row in values],
-        high=[max(row) for row in values],
-        seeds=len(tables),
-    )
-
-
-def _shared(curves: list[_Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
+def _shared(curves: list[Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
     """All arms in one frame; beside it, against epochs, the last third enlarged."""
     close_up = not timed and max(len(curve.epochs) for curve in curves) >= 6
     figure = new_figure(9.6, 4.6)
     axes = figure.subplots(1, 2 if close_up else 1, squeeze=False, width_ratios=(3, 2) if close_up else None)[
         0
     ]
-    colours = iter(COLOURS)
-    styles = {c.arm: (BASELINE_COLOUR, "--") if c.arm == baseline else (next(colours), "-") for c in curves}
+    styles = arm_styles([curve.arm for curve in curves], baseline)
     for axis in axes:
         for curve in curves:
-            _line(axis, curve, *styles[curve.arm], timed=timed)
+            draw_curve(axis, curve, *styles[curve.arm], timed=timed)
         tidy(axis)
         axis.set_xlabel(_x_label(timed))
     axes[0].set_ylabel(_Y_LABELS[key])
@@ -123,13 +88,13 @@ def _shared(curves: list[_Curve], baseline: str, key: str, timed: bool, target: 
     if target is not None:
         axes[0].axhline(target, color="#666666", linewidth=1, linestyle=":", label=f"target {target:.2f} %")
     if not timed:
-        _whole_epochs(axes)
+        whole_epochs(axes)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
     return figure
 
 
-def _panels(curves: list[_Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
+def _panels(curves: list[Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
     """One panel per contender, the baseline repeated in each, all on the same scales."""
     reference = next((curve for curve in curves if curve.arm == baseline), None)
     contenders = [curve for curve in curves if curve is not reference]
@@ -139,8 +104,8 @@ def _panels(curves: list[_Curve], baseline: str, key: str, timed: bool, target: 
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axis, curve in zip(grid.flat, contenders, strict=False):
         if reference is not None:
-            _line(axis, reference, BASELINE_COLOUR, "--", timed=timed)
-        _line(axis, curve, COLOURS[0], "-", timed=timed)
+            draw_curve(axis, reference, BASELINE_COLOUR, "--", timed=timed)
+        draw_curve(axis, curve, COLOURS[0], "-", timed=timed)
         tidy(axis)
         axis.set_title(label(curve.arm, 26), loc="left", fontsize=10, color=COLOURS[0])
         if target is not None:
@@ -150,7 +115,7 @@ def _panels(curves: list[_Curve], baseline: str, key: str, timed: bool, target: 
         axis.tick_params(labelbottom=at + columns >= len(contenders))
     grid[0, 0].set_ylim(*_limits(curves, _after_start))
     if not timed:
-        _whole_epochs([grid[0, 0]])
+        whole_epochs([grid[0, 0]])
     figure.supxlabel(_x_label(timed), fontsize=10)
     figure.supylabel(_Y_LABELS[key], fontsize=10)
     legend = [f"black, dashed: {label(baseline, 30)} (baseline)"] if reference is not None else []
@@ -161,23 +126,14 @@ def _panels(curves: list[_Curve], baseline: str, key: str, timed: bool, target: 
     return figure
 
 
-def _line(axis: Axes, curve: _Curve, colour: str, dash: str, *, timed: bool) -> None:
-    x = curve.seconds if timed else curve.epochs
-    marker = "o" if len(x) == 1 else ""
-    name = label(curve.arm, 28)
-    axis.plot(x, curve.mean, color=colour, linestyle=dash, linewidth=1.8, marker=marker, label=name)
-    if curve.seeds > 1:
-        axis.fill_between(x, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
-
-
-def _enlarge(axis: Axes, curves: list[_Curve]) -> None:
+def _enlarge(axis: Axes, curves: list[Curve]) -> None:
     last = max(curve.epochs[-1] for curve in curves)
     start = last - max(2, last // 3)
     axis.set_xlim(start, last + 0.03 * (last - start))
     axis.set_ylim(*_limits(curves, lambda curve, at: curve.epochs[at] >= start))
 
 
-def _limits(curves: list[_Curve], counts: Callable[[_Curve, int], bool]) -> tuple[float, float]:
+def _limits(curves: list[Curve], counts: Callable[[Curve, int], bool]) -> tuple[float, float]:
     """Limits that hold every point that counts, bands included, with a small margin."""
     points = [(curve, at) for curve in curves for at in range(len(curve.epochs)) if counts(curve, at)]
     bottom = min(curve.low[at] for curve, at in points)
@@ -186,16 +142,9 @@ def _limits(curves: list[_Curve], counts: Callable[[_Curve, int], bool]) -> tupl
     return bottom - margin, top + margin
 
 
-def _after_start(curve: _Curve, at: int) -> bool:
+def _after_start(curve: Curve, at: int) -> bool:
     # The first third of training spans most of the range; without it the axis has room for differences.
     return at >= len(curve.epochs) // 3
-
-
-def _whole_epochs(axes: Sequence[Axes]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for axis in axes:
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
 def _x_label(timed: bool) -> str:

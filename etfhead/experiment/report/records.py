@@ -39,6 +39,19 @@ class SeedRecord:
         """Whether training ended and the test set was evaluated."""
         return self.result is not None
 
+    def measured(self, key: str, *, initial: bool = False) -> dict[int, float]:
+        """A figure after each epoch that has it, epochs counted from 1.
+
+        Args:
+            key: A key of the rows of ``metrics.jsonl``.
+            initial: Also give the untrained model's figure, as epoch 0.
+        """
+        rows: dict[int, Mapping[str, Any]] = {row["epoch"] + 1: row for row in self.history}
+        untrained = (self.result or {}).get("initial")
+        if initial and isinstance(untrained, Mapping):
+            rows = {0: untrained, **rows}
+        return {epoch: value for epoch, row in rows.items() if (value := number(row, key)) is not None}
+
 
 @dataclass(frozen=True)
 class RunRecords:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from etfhead.experiment.report import result_tables
+from etfhead.experiment.report.collapse_section import COLLAPSE_CAPTION, collapse
 from etfhead.experiment.report.document import (
     Block,
     Bullets,
@@ -42,7 +43,9 @@ _CAPTIONS = {
         "Validation loss against epoch",
         f"{_BAND} {_CUT} Heads with different scales can differ in loss without differing in accuracy.",
     ),
+    "collapse.png": COLLAPSE_CAPTION,
 }
+_LEARNING_CURVES = ("accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png")
 
 
 def build_report(
@@ -72,9 +75,10 @@ def build_report(
     blocks += result_tables.accuracy(summary)
     blocks += result_tables.differences(summary)
     blocks += _figures(pictures, "differences.png")
-    if any(name != "differences.png" for name in pictures):
-        blocks.append(Heading("Learning curves"))
-        blocks += _figures(pictures, "accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png")
+    curves = _figures(pictures, *_LEARNING_CURVES)
+    if curves:
+        blocks += [Heading("Learning curves"), *curves]
+    blocks += collapse(summary, _figures(pictures, "collapse.png"))
     blocks += result_tables.by_epoch(summary)
     blocks += result_tables.way_to_target(summary)
     blocks += result_tables.cost(summary)

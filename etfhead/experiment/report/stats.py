@@ -24,8 +24,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 __all__ = [
     "ALPHA",
@@ -40,6 +40,7 @@ __all__ = [
     "median_with_misses",
     "paired_difference",
     "paired_ratio",
+    "spread_by_seed",
 ]
 
 ALPHA = 0.05
@@ -95,6 +96,16 @@ def describe(values: Sequence[float]) -> Spread | None:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None
     return Spread(n=len(values), mean=statistics.fmean(values), std=std)
+
+
+def spread_by_seed(values: Mapping[int, float]) -> dict[str, Any] | None:
+    """A figure as the summary stores it: ``n``, ``mean``, ``std`` and ``values`` by seed; ``None`` for none.
+
+    >>> spread_by_seed({0: 1.0})
+    {'n': 1, 'mean': 1.0, 'std': None, 'values': {0: 1.0}}
+    """
+    spread = describe(list(values.values()))
+    return None if spread is None else {**asdict(spread), "values": dict(values)}
 
 
 def paired_difference(contender: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:

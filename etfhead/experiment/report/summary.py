@@ -15,6 +15,10 @@
   ``p_value``, ``sentence``).
 * ``arms.<arm>.val_top1_by_epoch``: one entry an epoch (0 = before training) with ``mean``, ``std``,
   ``values`` and the paired ``difference`` to the baseline (:mod:`~etfhead.experiment.report.by_epoch`).
+* ``arms.<arm>.collapse_by_epoch``: one entry a measuring (0 = before training) with the figures of neural
+  collapse (:mod:`~etfhead.experiment.report.collapse`); those of the last measuring, of epoch
+  ``collapse_epoch``, are among ``figures``. ``collapse_nc4`` is a share from 0 to 1; ``collapse_time``, the
+  seconds that all measuring took, is not part of ``train_time``.
 * ``runs``: one flat row per arm and seed, the columns of ``summary.csv`` (:data:`COLUMNS`).
 * ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
 
@@ -26,15 +30,15 @@ the best validation accuracy, those ending in ``_last`` to the last epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from etfhead.experiment.report import verdict
 from etfhead.experiment.report.by_epoch import accuracy_by_epoch
+from etfhead.experiment.report.collapse import COLLAPSE_COLUMNS, collapse_by_epoch, last_collapse
 from etfhead.experiment.report.compare import ACCURACY, PRIMARY, TEST, compare
 from etfhead.experiment.report.records import RunRecords, SeedRecord, number, read_run
-from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses
+from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses, spread_by_seed
 
 __all__ = ["COLUMNS", "PRIMARY", "summarize", "summarize_records"]
 
@@ -44,6 +48,7 @@ _WHOLE_RUN = (
     "images_per_s",
     "train_time",
     "align_time",
+    "collapse_time",
     "peak_memory_bytes",
     "params_total",
     "params_trainable",
@@ -61,6 +66,7 @@ COLUMNS = (
     *ACCURACY,
     "best_epoch",
     *_WHOLE_RUN,
+    *COLLAPSE_COLUMNS,
     "target_val_top1",
     *_TARGET,
     "device",
@@ -91,6 +97,7 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     comparisons = compare(arms, baseline)
     for arm, epochs in accuracy_by_epoch(records.runs, baseline).items():
         arms[arm]["val_top1_by_epoch"] = epochs
+        arms[arm]["collapse_by_epoch"] = collapse_by_epoch(records.runs[arm])
     summary: dict[str, Any] = {
         "schema": 1,
         "name": str(recipe.get("name") or records.folder.resolve().name),
@@ -152,6 +159,7 @@ def _row(run: SeedRecord, target: float | None) -> dict[str, Any]:
     row["val_top1_best"] = _best_validation(run)
     row["val_top1_last"] = number(run.history[-1], "val_top1") if run.history else None
     row.update({key: _exact(run.result, key) for key in _WHOLE_RUN})
+    row.update(last_collapse(run))
     row["device"] = run.result.get("device")
     for entry in run.history:
         value = number(entry, "val_top1")
@@ -172,11 +180,10 @@ def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]]) -> dict[str,
     settings = {key: value for key, value in (records.recipe["arms"][arm] or {}).items() if value is not None}
     kind = _kind(settings)
     done = [row for row in rows if row["arm"] == arm and row["state"] == "finished"]
-    figures = {}
-    for key in (*ACCURACY, *_WHOLE_RUN):
-        values = {row["seed"]: row[key] for row in done if row[key] is not None}
-        spread = describe(list(values.values()))
-        figures[key] = None if spread is None else {**asdict(spread), "values": values}
+    figures = {
+        key: spread_by_seed({row["seed"]: row[key] for row in done if row[key] is not None})
+        for key in (*ACCURACY, *_WHOLE_RUN, *COLLAPSE_COLUMNS)
+    }
     return {
         "settings": settings,
         "kind": kind,

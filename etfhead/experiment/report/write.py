@@ -19,7 +19,7 @@ from etfhead.experiment.report.summary import COLUMNS, summarize_records
 
 __all__ = ["FILES", "format_table", "write_report"]
 
-PICTURES = ("accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png", "differences.png")
+PICTURES = ("accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png", "collapse.png", "differences.png")
 FILES = ("summary.csv", "summary.json", "report.md", "report.html", *PICTURES)
 
 _WIDTH = 100

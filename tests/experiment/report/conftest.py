@@ -31,6 +31,41 @@ def _history(rng, epochs, final, speed, steps_per_epoch):
     return rows
 
 
+@pytest.fixture
+def edit_rows():
+    """A function that changes every measured row of chosen trainings in place, ``initial`` as epoch 0."""
+
+    def edit(folder, change, where="*/seed*"):
+        for place in sorted(folder.glob(f"arms/{where}")):
+            rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+            for row in rows:
+                change(row, row["epoch"] + 1)
+            (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            if (place / "result.json").is_file():
+                result = json.loads((place / "result.json").read_text())
+                change(result["initial"], 0)
+                (place / "result.json").write_text(json.dumps(result))
+
+    return edit
+
+
+def _collapse(rng, epoch, epochs, fixed):
+    """What the training loop writes where it measured; epoch 0 is the untrained model."""
+    left = math.exp(-8.0 * epoch / epochs) * (0.9 + 0.2 * rng.random())
+    return {
+        "collapse_nc1": (3.0 if fixed else 9.0) * left**1.3,
+        "collapse_cdnv": (2.0 if fixed else 4.0) * left,
+        "collapse_nc2_equinorm": 0.04 + 0.3 * left,
+        "collapse_nc2_equiangular": 0.05 + 0.4 * left,
+        "collapse_nc2_etf": 0.06 + 0.9 * left,
+        "collapse_nc3": 0.02 + 1.9 * left,
+        "collapse_nc4": 0.6 * left,
+        "collapse_images": 1000.0,
+        "collapse_missing": 0.0,
+        "collapse_time": 0.5,
+    }
+
+
 def _result(rng, arm, seed, history, top1, *, fixed, cuda):
     best = max(history, key=lambda row: row["val_top1"])["epoch"]
     test = {"test_loss": 0.12 + 0.01 * rng.random(), "test_ece": 1 + rng.random()}
@@ -62,10 +97,13 @@ def fake_run(tmp_path):
     """A function that writes a run folder and returns its path.
 
     ``tops`` gives the test accuracies at the best epoch by arm, one a seed; ``unfinished`` maps (arm, seed)
-    to the number of epochs it came to (0: never started).
+    to the number of epochs it came to (0: never started). ``collapse``: neural collapse is measured before
+    training and every so many epochs.
     """
 
-    def write(tops, *, unfinished=None, epochs=12, heads=None, cuda=False, name="run", **recipe):
+    def write(
+        tops, *, unfinished=None, epochs=12, heads=None, cuda=False, collapse=None, name="run", **recipe
+    ):
         folder = tmp_path / name
         seeds = list(range(len(next(iter(tops.values())))))
         heads = heads or {}
@@ -108,9 +146,17 @@ def fake_run(tmp_path):
                 place.mkdir(parents=True)
                 speed = (1030 if fixed else 1000) * (1 + 0.02 * rng.random())
                 history = _history(rng, epochs, top1 + 0.5, speed, 10)[:done]
+                measured = {
+                    epoch: _collapse(rng, epoch, epochs, fixed)
+                    for epoch in (range(0, epochs + 1, collapse) if collapse else ())
+                }
+                history = [{**row, **measured.get(row["epoch"] + 1, {})} for row in history]
                 (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
                 if done == epochs:
                     result = _result(rng, arm, seed, history, top1, fixed=fixed, cuda=cuda)
+                    if collapse:
+                        result["initial"] |= measured[0]
+                        result["collapse_time"] = 0.5 * len(measured)
                     (place / "result.json").write_text(json.dumps(result))
         return folder
 

@@ -38,7 +38,7 @@ class _Page(HTMLParser):
 
 
 def test_every_promised_file_is_written_and_nothing_is_left_behind(fake_run):
-    folder = fake_run(TOPS)
+    folder = fake_run(TOPS, collapse=4)
     before = {path.name for path in folder.iterdir()}
     page = write_report(folder)
     assert page == folder / "report.html"
@@ -173,7 +173,7 @@ def test_terminal_table_holds_the_figures(fake_run):
 
 
 def test_a_new_report_replaces_the_old_one_and_its_pictures(fake_run):
-    folder = fake_run(TOPS)
+    folder = fake_run(TOPS, collapse=4)
     write_report(folder)
     first = {name: (folder / name).read_bytes() for name in FILES}
     write_report(folder)
