@@ -16,13 +16,13 @@ MAY_IMPORT = {
     "frames": set(),
     "heads": {"frames"},
     "losses": {"frames", "heads"},
-    "metrics": {"frames", "heads"},
+    "metrics": {"frames", "heads", "surgery"},
     "theory": {"frames", "heads"},
     "surgery": {"heads", "frames"},
     "experiment": {"frames", "heads", "losses", "metrics", "theory", "surgery", "errors", "_version"},
-    "cli": {"experiment", "errors", "_version"},
+    "cli": {"experiment", "theory", "errors", "_version"},
     "recipes": set(),
-    "__init__": {"_version", "frames", "heads", "losses", "surgery"},
+    "__init__": {"_version", "frames", "heads", "losses", "metrics", "surgery", "theory"},
 }
 HEAVY = ["timm", "torchvision", "torchmetrics", "matplotlib", "sklearn", "accelerate", "transformers"]
 

@@ -1,4 +1,4 @@
-"""Command line: list, show, copy, check and run recipes, and write their reports.
+"""Command line: list, show, copy, check and run recipes, write their reports, and check theorems.
 
 Nothing here loads torch before a command needs it: help, ``ls``, ``show`` and ``cp`` answer at once.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from etfhead._version import __version__
-from etfhead.cli import commands
+from etfhead.cli import commands, theory
 
 __all__ = ["main"]
 
@@ -81,6 +81,9 @@ def _build_parser() -> _Parser:
         choices=("md", "csv", "json", "html"),
         help="print the report in this format, not the table",
     )
+
+    text = "minimise unconstrained features and compare with a theorem's closed form"
+    theory.add_arguments(_command(subparsers, theory.run_theory, text))
     return parser
 
 
@@ -103,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; default ``sys.argv[1:]``.
 
     Returns:
-        int: 0, 1 for an unexpected error, 2 for bad input, 128 + n after signal n.
+        int: 0, 1 for an unexpected error or a theorem that failed, 2 for bad input, 128 + n after signal n.
 
     >>> main(["show", "no-such-recipe"])
     2
