@@ -43,6 +43,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.frame_logits --device $(DEVICE)
 	$(BIN)/python -m benchmarks.head_step --device $(DEVICE)
 	$(BIN)/python -m benchmarks.head_plots --device $(DEVICE)
+	$(BIN)/python -m benchmarks.collapse --device $(DEVICE)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

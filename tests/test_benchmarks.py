@@ -5,7 +5,17 @@ import json
 import pytest
 import torch
 
-from benchmarks import common, frame_logits, head_plots, head_sides, head_step, memory, readme, train_step
+from benchmarks import (
+    collapse,
+    common,
+    frame_logits,
+    head_plots,
+    head_sides,
+    head_step,
+    memory,
+    readme,
+    train_step,
+)
 from benchmarks.head_sides import SIDES, Size
 
 WIDE, TALL = Size(8, 128, 16), Size(8, 16, 128)  # K < d, K > d
@@ -186,3 +196,21 @@ def test_accuracy_by_epoch_shows_the_first_epochs_and_the_last(tmp_path, monkeyp
     assert lines[0] == "| arm | untrained | epoch 1 | epoch 2 | epoch 3 | epoch 4 | epoch 8 |"
     assert lines[2].endswith("30.0 ± 0.5 | 40.0 ± 0.5 | 80.0 ± 0.5 |")
     assert lines[3].endswith("| 80.0 ± 0.5 [+1.0, +3.0] |")
+
+
+def test_collapse_counts_states_and_pairs_its_sides(monkeypatch):
+    for name, value in {"BATCH": 4, "WIDTH": 8, "CLASSES": 3, "LARGE_WIDTH": 6, "LARGE_CLASSES": 9}.items():
+        monkeypatch.setattr(collapse, name, value)
+    rows = {row["side"]: row for row in collapse.update_cost(2, "cpu")}
+    assert rows["resnet18_forward"]["ratio_to_forward"]["median"] == 1.0
+    assert rows.keys() == {"resnet18_forward", "update", "update_with_nc4"}
+    big = collapse.large("cpu")
+    assert big["state_bytes"] == 8 * (9 + 9 * 6 + 9 + 6 * 6)
+    assert big["samples"] == 18
+
+
+def test_nc1_keeps_its_digits_where_the_usual_sums_lose_them():
+    rows = collapse.digits()
+    assert min(row["nc1"] for row in rows) < 1e-12
+    assert all(abs(row["relative_error"]["etfhead"]) <= 1e-6 for row in rows)
+    assert any(abs(row["relative_error"]["one_pass_float64_sums"]) > 0.5 for row in rows)

@@ -48,7 +48,7 @@ def simplex_distance(vectors: Tensor) -> SimplexDistance:
     if not bool((norms > 0).any()):
         raise ValueError("vectors: all are zero, so they have no direction to compare")
     unit = torch.nn.functional.normalize(vectors, dim=1)
-    scale = _gram_norm(vectors)
+    scale = _product_norm(vectors, vectors)
     mean = norms.mean()
     # Against the first norm: equal norms have a spread of exactly zero.
     spread = (norms - norms[0]).std()
@@ -56,11 +56,12 @@ def simplex_distance(vectors: Tensor) -> SimplexDistance:
     distance = vectors.new_zeros(())
     for start in range(0, classes, _ROWS):
         rows = slice(start, start + _ROWS)
-        gram = vectors[rows] @ vectors.T
-        distance += _squares_to_simplex(gram / scale, start, classes)
-        cosines = (unit[rows] @ unit.T + 1.0 / (classes - 1)).abs_()
-        cosines.diagonal(start).zero_()
-        angle += cosines.sum()
+        cosines = unit[rows] @ unit.T
+        gram = cosines * (norms[rows, None] / scale) * norms
+        distance += _squares_to_simplex(gram, start, classes)
+        gaps = cosines.add_(1.0 / (classes - 1)).abs_()
+        gaps.diagonal(start).zero_()
+        angle += gaps.sum()
     return SimplexDistance(spread / mean, angle / (classes * (classes - 1)), distance.clamp(min=0.0).sqrt())
 
 
@@ -69,13 +70,14 @@ def self_duality(weight: Tensor, centred: Tensor) -> Tensor:
 
     .. math:: \left\lVert \frac{W}{\lVert W \rVert_F} - \frac{M}{\lVert M \rVert_F} \right\rVert_F^2
 
-    from 0 (parallel) over 2 (unrelated) to 4 (opposite). Papyan, Han & Donoho 2020, NC3.
+    from 0 (parallel) over 2 (unrelated) to 4 (opposite); 1 if one of them is zero. Papyan, Han & Donoho 2020,
+    NC3.
 
     Args:
         weight: W, (K, d).
         centred: M, class means minus their mean, (K, d).
     """
-    return (weight / weight.norm() - centred / centred.norm()).square().sum()
+    return (weight / _nonzero(weight.norm()) - centred / _nonzero(centred.norm())).square().sum()
 
 
 def product_distance(weight: Tensor, centred: Tensor) -> Tensor:
@@ -83,21 +85,31 @@ def product_distance(weight: Tensor, centred: Tensor) -> Tensor:
 
     .. math:: \left\lVert \frac{W M^T}{\lVert W M^T \rVert_F} - \frac{I - 11^T/K}{\sqrt{K-1}} \right\rVert_F
 
+    It is 1 if W M^T is zero.
+
     Args:
         weight: W, (K, d).
         centred: M, class means minus their mean, (K, d).
     """
     classes = len(weight)
-    blocks = range(0, classes, _ROWS)
-    scale = torch.stack([(weight[i : i + _ROWS] @ centred.T).square().sum() for i in blocks]).sum().sqrt()
-    squares = [_squares_to_simplex(weight[i : i + _ROWS] @ centred.T / scale, i, classes) for i in blocks]
+    scale = _nonzero(_product_norm(weight, centred))
+    squares = [
+        _squares_to_simplex(weight[start : start + _ROWS] @ (centred.T / scale), start, classes)
+        for start in range(0, classes, _ROWS)
+    ]
     return torch.stack(squares).sum().sqrt()
 
 
-def _gram_norm(vectors: Tensor) -> Tensor:
-    """Frobenius norm of V V^T, from the smaller of the two Gram matrices."""
-    rows, width = vectors.shape
-    return (vectors.T @ vectors if width < rows else vectors @ vectors.T).norm()
+def _nonzero(norm: Tensor) -> Tensor:
+    """What to divide by: a zero matrix stays zero."""
+    return torch.where(norm > 0, norm, 1.0)
+
+
+def _product_norm(first: Tensor, second: Tensor) -> Tensor:
+    """Frobenius norm of A B^T, through <A^T A, B^T B> where those matrices are the smaller ones."""
+    if len(first) > first.shape[1]:
+        return ((first.T @ first) * (second.T @ second)).sum().clamp(min=0.0).sqrt()
+    return (first @ second.T).norm()
 
 
 def _squares_to_simplex(block: Tensor, start: int, classes: int) -> Tensor:

@@ -277,6 +277,18 @@ def test_class_vectors_that_are_all_zero_have_no_figures():
     assert torch.isfinite(torch.stack([value.double() for value in figures.values()])).all()
 
 
+def test_class_vectors_that_point_nowhere_near_the_means_have_defined_figures():
+    features = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.0, 0.0], [-1.0, 0.0, 0.0], [-0.9, 0.0, 0.0]])
+    across = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    figures = neural_collapse(features, torch.tensor([0, 0, 1, 1]), 3, weight=across)
+    assert float(figures["nc3"]) == pytest.approx(2.0)
+    assert float(figures["nc3_product"]) == 1.0
+    unseen = torch.zeros(3, 3).index_fill(0, torch.tensor([2]), 1.0)
+    assert float(
+        neural_collapse(features, torch.tensor([0, 0, 1, 1]), 3, weight=unseen)["nc3"]
+    ) == pytest.approx(1.0)
+
+
 def test_missing_and_single_classes_are_counted_and_left_out():
     features, labels = clusters(5, 6, 0.2)
     keep = (labels != 2) & (labels != 4)
