@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from etfhead._version import __version__
 
 if TYPE_CHECKING:
-    from etfhead import frames, heads, losses
+    from etfhead import frames, heads, losses, metrics, theory
     from etfhead.frames import Frame, make_frame
-    from etfhead.heads import ClassMeanHead, DeltaRuleHead, ETFHead, GuidedETFHead
+    from etfhead.heads import ClassMeanHead, DeltaRuleHead, ETFHead, GuidedETFHead, MultiLabelETFHead
     from etfhead.surgery import align_head, fold_head, swap_head
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ETFHead",
     "Frame",
     "GuidedETFHead",
+    "MultiLabelETFHead",
     "__version__",
     "align_head",
     "fold_head",
@@ -30,7 +31,9 @@ __all__ = [
     "heads",
     "losses",
     "make_frame",
+    "metrics",
     "swap_head",
+    "theory",
 ]
 
 _HOME = {
@@ -38,13 +41,14 @@ _HOME = {
     "ClassMeanHead": "etfhead.heads",
     "DeltaRuleHead": "etfhead.heads",
     "GuidedETFHead": "etfhead.heads",
+    "MultiLabelETFHead": "etfhead.heads",
     "Frame": "etfhead.frames",
     "make_frame": "etfhead.frames",
     "swap_head": "etfhead.surgery",
     "fold_head": "etfhead.surgery",
     "align_head": "etfhead.surgery",
 }
-_MODULES = ("frames", "heads", "losses")
+_MODULES = ("frames", "heads", "losses", "metrics", "theory")
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from benchmarks import (
     head_plots,
     head_sides,
     head_step,
+    label_decoding,
     memory,
     readme,
     train_step,
@@ -214,3 +215,9 @@ def test_nc1_keeps_its_digits_where_the_usual_sums_lose_them():
     assert min(row["nc1"] for row in rows) < 1e-12
     assert all(abs(row["relative_error"]["etfhead"]) <= 1e-6 for row in rows)
     assert any(abs(row["relative_error"]["one_pass_float64_sums"]) > 0.5 for row in rows)
+
+
+def test_label_decoding_times_every_method_and_a_search_of_all_sets():
+    methods = [row["method"] for row in label_decoding.measure(4, 5, 2)]
+    assert methods[0] == "nearest"
+    assert methods[-1] == "enumerated"

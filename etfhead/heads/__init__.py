@@ -7,8 +7,11 @@ from etfhead.heads.etf import ETFConvHead, ETFHead
 from etfhead.heads.following import FollowingHead, update_heads
 from etfhead.heads.frame_head import FrameHead
 from etfhead.heads.guided import GuidedETFConvHead, GuidedETFHead
+from etfhead.heads.label_decoding import decode_labels
+from etfhead.heads.label_sets import label_lists, multi_hot
 from etfhead.heads.learnable import CosineConvHead, CosineHead, LinearConvHead, LinearHead
 from etfhead.heads.low_rank import LowRank
+from etfhead.heads.multilabel import MultiLabelETFConvHead, MultiLabelETFHead
 from etfhead.heads.scale import auto_scale
 
 __all__ = [
@@ -28,6 +31,11 @@ __all__ = [
     "LinearConvHead",
     "LinearHead",
     "LowRank",
+    "MultiLabelETFConvHead",
+    "MultiLabelETFHead",
     "auto_scale",
+    "decode_labels",
+    "label_lists",
+    "multi_hot",
     "update_heads",
 ]

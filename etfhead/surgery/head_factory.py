@@ -23,6 +23,7 @@ HEADS: dict[str, tuple[type[heads.FeatureHead], type[heads.FeatureHead]]] = {
     "class_mean": (heads.ClassMeanHead, heads.ClassMeanConvHead),
     "delta": (heads.DeltaRuleHead, heads.DeltaRuleConvHead),
     "guided": (heads.GuidedETFHead, heads.GuidedETFConvHead),
+    "multilabel_etf": (heads.MultiLabelETFHead, heads.MultiLabelETFConvHead),
 }
 _FROM_LAYER = ("in_features", "num_classes", "device", "dtype")
 

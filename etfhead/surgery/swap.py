@@ -20,7 +20,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def swap_head(
     model: M,
-    head: Literal["etf", "class_mean", "delta", "guided", "cosine", "linear"] = "etf",
+    head: Literal["etf", "multilabel_etf", "class_mean", "delta", "guided", "cosine", "linear"] = "etf",
     *,
     num_classes: int | None = None,
     class_counts: Sequence[int] | None = None,
@@ -42,17 +42,19 @@ def swap_head(
 
     Args:
         model: A bare model; swap before wrapping (DDP, FSDP) or compiling.
-        head: ``"etf"`` (fixed), ``"class_mean"``, ``"delta"`` or ``"guided"`` (class vectors follow the
-            data without gradients: call :func:`~etfhead.heads.update_heads` after each step), ``"cosine"``
-            (learnable unit class vectors) or ``"linear"``: the stock layer, kept when the number of classes
-            stays, fresh when it changes; with a ``neck`` a learnable layer behind that neck.
+        head: ``"etf"`` (fixed), ``"multilabel_etf"`` (fixed, decodes label sets), ``"class_mean"``,
+            ``"delta"`` or ``"guided"`` (class vectors follow the data without gradients: call
+            :func:`~etfhead.heads.update_heads` after each step), ``"cosine"`` (learnable unit class vectors)
+            or ``"linear"``: the stock layer, kept when the number of classes stays, fresh when it changes;
+            with a ``neck`` a learnable layer behind that neck.
         num_classes: K of the new head, at least 2; None keeps the model's. The model's ``num_classes`` (and
             Hugging Face's ``num_labels``) follow. Needed for a timm model built with ``num_classes=0``.
         class_counts: Training samples per class, for frames that depend on them.
         classifier: Dotted name or names of the layers to replace, instead of the search.
-        **head_options: Options of :class:`~etfhead.heads.ETFHead`, :class:`~etfhead.heads.ClassMeanHead`,
-            :class:`~etfhead.heads.DeltaRuleHead`, :class:`~etfhead.heads.GuidedETFHead`,
-            :class:`~etfhead.heads.CosineHead` or :class:`~etfhead.heads.LinearHead`.
+        **head_options: Options of :class:`~etfhead.heads.ETFHead`, :class:`~etfhead.heads.MultiLabelETFHead`,
+            :class:`~etfhead.heads.ClassMeanHead`, :class:`~etfhead.heads.DeltaRuleHead`,
+            :class:`~etfhead.heads.GuidedETFHead`, :class:`~etfhead.heads.CosineHead` or
+            :class:`~etfhead.heads.LinearHead`.
 
     Returns:
         nn.Module: ``model`` itself.
