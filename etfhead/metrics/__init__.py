@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from etfhead.metrics.collapse_monitor import CollapseMonitor
     from etfhead.metrics.distance_to_frame import FrameDistance, frame_distance
     from etfhead.metrics.functional import neural_collapse
+    from etfhead.metrics.label_scores import MultiLabelScores
+    from etfhead.metrics.label_set_collapse import MultiLabelCollapse
+    from etfhead.metrics.multilabel_counts import label_groups
+    from etfhead.metrics.multilabel_functional import multilabel_collapse, multilabel_scores
     from etfhead.metrics.ood import PrincipalDirections, nci_score, neco_score, principal_directions
     from etfhead.metrics.simplex_geometry import product_distance, self_duality, simplex_distance
     from etfhead.metrics.variability import class_distance_variance, within_over_between
@@ -20,10 +24,15 @@ if TYPE_CHECKING:
 __all__ = [
     "CollapseMonitor",
     "FrameDistance",
+    "MultiLabelCollapse",
+    "MultiLabelScores",
     "NeuralCollapse",
     "PrincipalDirections",
     "class_distance_variance",
     "frame_distance",
+    "label_groups",
+    "multilabel_collapse",
+    "multilabel_scores",
     "nci_score",
     "neco_score",
     "neural_collapse",
@@ -38,10 +47,15 @@ __all__ = [
 _HOME = {
     "CollapseMonitor": "collapse_monitor",
     "FrameDistance": "distance_to_frame",
+    "MultiLabelCollapse": "label_set_collapse",
+    "MultiLabelScores": "label_scores",
     "NeuralCollapse": "collapse_metric",
     "PrincipalDirections": "ood",
     "class_distance_variance": "variability",
     "frame_distance": "distance_to_frame",
+    "label_groups": "multilabel_counts",
+    "multilabel_collapse": "multilabel_functional",
+    "multilabel_scores": "multilabel_functional",
     "nci_score": "ood",
     "neco_score": "ood",
     "neural_collapse": "functional",

@@ -12,9 +12,10 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import checked_size
 from etfhead.metrics._checks import checked_batch, checked_vectors, wide_dtype
+from etfhead.metrics._moments_sync import moments_over_processes
 from etfhead.metrics._plot import Axis, plot_figures
 from etfhead.metrics._sync import agree_on_width, sum_over_processes
-from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments, recentred
+from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
 from etfhead.metrics.collapse_figures import centred_means, class_values, collapse_figures
 from etfhead.metrics.functional import predicted_classes
 from etfhead.metrics.nearest_centre import nearest_centre, nearest_centre_disagreement
@@ -224,11 +225,7 @@ class NeuralCollapse(Metric):
             return
         if not self.in_features:
             self._allocate(self.sums.new_empty(0, width))
-        counts = sum_over_processes(self.counts, dist_sync_fn, group)
-        sums = sum_over_processes(self.sums, dist_sync_fn, group)
-        own = recentred(self.moments, ClassMoments(counts, sums, *self.moments[2:]).means, self.projection)
-        rest = (sum_over_processes(part, dist_sync_fn, group) for part in own[2:])
-        self._hold(ClassMoments(counts, sums, *rest))
+        self._hold(moments_over_processes(self.moments, dist_sync_fn, group, self.projection))
         # The class means are now everybody's: each process judges its own samples, none is sent.
         wrong, decided = self._disagreements()
         self.disagreements = sum_over_processes(wrong, dist_sync_fn, group)
