@@ -1,4 +1,4 @@
-"""Write the README's tables from the files under results/, between their markers.
+"""Write the tables of the README and the cards from the files under results/, between their markers.
 
 python -m benchmarks.readme [--check]
 """
@@ -16,7 +16,8 @@ from benchmarks.common import RESULTS
 from benchmarks.head_sides import Size
 from etfhead.experiment.report.by_epoch import shown_epochs
 
-README = Path(__file__).parent.parent / "README.md"
+_ROOT = Path(__file__).parent.parent
+PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -158,6 +159,34 @@ def _digits(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
+def collapse_cost(name: str) -> str:
+    """An update of the metric over the forward pass that makes its features; memory and time when large."""
+    rows = []
+    for row in _load(name)["results"]:
+        if row["measured"] == "update" and row["side"] != "resnet18_forward":
+            size = f"B={row['batch_size']}, d={row['in_features']}, K={row['num_classes']}"
+            quarter = row["ratio_to_forward"]
+            share = f"{quarter['median']:.3f} [{quarter['q1']:.3f}, {quarter['q3']:.3f}]"
+            rows.append([f"`{row['side']}`, {size}", f"{1e3 * row['seconds']['median']:.1f} ms", share, ""])
+        elif row["measured"] == "large":
+            size = f"d={row['in_features']:,}, K={row['num_classes']:,}"
+            states = f"{row['state_bytes'] / 1e6:.0f} MB"
+            rows.append([f"update, {size}", f"{1e3 * row['update_seconds']['median']:.0f} ms", "", states])
+            rows.append([f"result, {size}", f"{row['compute_seconds']:.0f} s", "", ""])
+    return _table(["", "time", "over a ResNet-18 forward pass (32 x 32)", "states"], rows)
+
+
+def collapse_digits(name: str) -> str:
+    """Relative error of NC1, etfhead's and the usual one-pass sums'."""
+    ways = ("etfhead", "one_pass_float64_sums", "one_pass_float32")
+    rows = [
+        [f"{row['nc1']:.0e}", *(f"{row['relative_error'][way]:+.0e}" for way in ways)]
+        for row in _load(name)["results"]
+        if row["measured"] == "digits"
+    ]
+    return _table(["NC1", "etfhead", "one pass, float64 sums of float32 products", "one pass, float32"], rows)
+
+
 _COMPARISONS = (
     "quickstart",
     "fashion_mnist",
@@ -175,29 +204,35 @@ WRITERS: dict[str, Callable[[str], str]] = {
     "head_step_cpu": head_step,
     "head_step_cuda": head_step,
 }
-VIEWS: dict[str, Callable[[str], str]] = {"epochs": by_epoch}  # other tables of a comparison: NAME@VIEW
+VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@VIEW
+    "epochs": by_epoch,
+    "cost": collapse_cost,
+    "digits": collapse_digits,
+}
 
 
 def written(marker: str) -> str:
-    """The table of a marker: a result's name, with ``@epochs`` for its accuracy by epoch."""
+    """The table of a marker: a result's name, or NAME@VIEW."""
     name, _, view = marker.partition("@")
     return VIEWS[view](name) if view else WRITERS[name](name)
 
 
 def filled(text: str) -> str:
-    """The README with every block written anew."""
+    """A page with every block written anew."""
     return _BLOCK.sub(lambda m: f"{m[1]}{written(m[2])}\n{m[3]}", text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the README is out of date")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a page is out of date")
     args = parser.parse_args()
-    text = README.read_text()
-    new = filled(text)
-    if args.check and new != text:
-        raise SystemExit("README.md differs from benchmarks/results: run python -m benchmarks.readme")
-    README.write_text(new)
+    for page in PAGES:
+        text = page.read_text()
+        new = filled(text)
+        if args.check and new != text:
+            raise SystemExit(f"{page.name} differs from benchmarks/results: run python -m benchmarks.readme")
+        if new != text:
+            page.write_text(new)
 
 
 if __name__ == "__main__":
