@@ -29,7 +29,7 @@ class ArrayImages:
 
     Args:
         pixels: (n, H, W) gray or (n, H, W, 3) RGB, uint8.
-        labels: (n,) class indices, int64.
+        labels: (n,) class indices, or (n, K) of 0 and 1 on multi-label data, int64.
     """
 
     pixels: npt.NDArray[np.uint8]

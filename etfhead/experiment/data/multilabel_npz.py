@@ -1,0 +1,181 @@
+"""One ``.npz`` file of images and multi-hot labels."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from etfhead.errors import DataError
+from etfhead.experiment.data.images import ArrayImages
+from etfhead.experiment.data.multilabel_parts import MultiLabelParts, clean_parts, require_labels
+from etfhead.experiment.data.multilabel_splits import iterative_split
+from etfhead.experiment.data.splits import Indices
+
+__all__ = ["count_npz_labels", "read_multilabel_npz"]
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_OPTIONAL = {"class_names", "split"}
+_PARTS = ("train", "val", "test")
+_TEST_FRACTION = 0.2
+_TEST_SEED = 0  # the test part is the same for every split_seed
+_MAKE = "write it with numpy.savez_compressed(file, images=..., labels=..., class_names=...)"
+
+
+def _path(data_root: str | None) -> Path:
+    if data_root is None:
+        raise DataError(f"dataset=multilabel_npz needs data_root, the path of a .npz file; got none; {_MAKE}")
+    path = Path(data_root).expanduser()
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"data_root {path} {state}, expected a .npz file; {_MAKE}")
+    return path
+
+
+def _load(path: Path, names: Sequence[str]) -> Arrays:
+    """The named arrays, and the optional ones that the file has."""
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise DataError(f"{path} is not a .npz file (a zip of arrays); {_MAKE}")
+        with np.load(path, allow_pickle=False) as archive:
+            if missing := [name for name in names if name not in archive.files]:
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}; it has {', '.join(archive.files) or 'no arrays'}; "
+                    f"{_MAKE}"
+                )
+            return {name: archive[name] for name in (*names, *sorted(_OPTIONAL & set(archive.files)))}
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        # Arrays of Python objects end here too: they are pickles, which are never opened.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot read {path}: {reason}; write the file again, without object arrays"
+        ) from error
+
+
+def _checked_labels(path: Path, labels: npt.NDArray[Any]) -> Indices:
+    if labels.dtype.kind not in "iub" or labels.ndim != 2 or labels.shape[1] < 2 or not len(labels):
+        raise DataError(
+            f"{path}: labels is {labels.dtype} of shape {labels.shape}, expected uint8 of shape (N, K) with "
+            "K >= 2: one row an image, 1 where it carries the label, else 0"
+        )
+    other = np.argwhere((labels != 0) & (labels != 1))
+    if len(other):
+        row, column = other[0].tolist()
+        raise DataError(
+            f"{path}: labels holds {labels[row, column]} for image {row}, label {column}, expected 0 or 1; "
+            "unsure labels have to be decided first"
+        )
+    return labels.astype(np.int64)
+
+
+def _checked_pixels(path: Path, pixels: npt.NDArray[Any], count: int) -> npt.NDArray[np.uint8]:
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{path}: images is {pixels.dtype}, expected uint8 pixels of 0..255; convert it")
+    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
+        raise DataError(
+            f"{path}: images has shape {pixels.shape}, expected (N, H, W) or (N, H, W, C) with C of 1 (grey) "
+            "or 3 (RGB)"
+        )
+    if 0 in pixels.shape:
+        raise DataError(f"{path}: images has shape {pixels.shape}, expected images of at least one pixel")
+    if len(pixels) != count:
+        raise DataError(f"{path}: labels holds {count} rows, expected one for each of {len(pixels)} images")
+    return np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 4 and pixels.shape[3] == 1 else pixels)
+
+
+def _class_names(path: Path, listed: npt.NDArray[Any] | None, count: int) -> tuple[str, ...]:
+    if listed is None:
+        return tuple(str(label) for label in range(count))
+    if listed.shape != (count,) or listed.dtype.kind != "U":
+        raise DataError(
+            f"{path}: class_names is {listed.dtype} of shape {listed.shape}, expected {count} texts "
+            "(dtype str), one a column of labels"
+        )
+    if len(set(listed.tolist())) < count:
+        raise DataError(f"{path}: class_names repeats a name; expected {count} different ones")
+    return tuple(listed.tolist())
+
+
+def _listed_split(path: Path, listed: npt.NDArray[Any], count: int) -> Indices:
+    """0, 1 or 2 for the images of train, val and test."""
+    if listed.shape != (count,) or listed.dtype.kind != "U":
+        raise DataError(
+            f"{path}: split is {listed.dtype} of shape {listed.shape}, expected {count} texts (dtype str), "
+            "train, val or test for each image"
+        )
+    strange = np.flatnonzero(~np.isin(listed, _PARTS))
+    if len(strange):
+        raise DataError(
+            f"{path}: split holds {str(listed[strange[0]])!r} for image {strange[0]}, expected train, val or "
+            "test"
+        )
+    out = np.select([listed == part for part in _PARTS], range(3))
+    for number, part in ((0, "train"), (2, "test")):
+        if not (out == number).any():
+            raise DataError(f"{path}: split gives no image to {part}; leave split out to have them drawn")
+    return out.astype(np.int64)
+
+
+def count_npz_labels(data_root: str | None) -> int:
+    """K of a multi-label ``.npz`` file from its labels alone, without reading an image.
+
+    Raises:
+        DataError: As :func:`read_multilabel_npz`.
+    """
+    path = _path(data_root)
+    arrays = _load(path, ("labels",))
+    count: int = _checked_labels(path, arrays["labels"]).shape[1]
+    return len(_class_names(path, arrays.get("class_names"), count))
+
+
+def read_multilabel_npz(
+    data_root: str | None, *, val_fraction: float = 0.1, split_seed: int = 0
+) -> MultiLabelParts:
+    """Images of one size and their multi-hot labels in one NumPy archive.
+
+    ``images`` is uint8, (N, H, W) grey or (N, H, W, 3) RGB; ``labels`` (N, K) of 0 and 1; ``class_names``
+    (K texts) may be left out. ``split`` (N texts: train, val or test) may be left out or name no val; what
+    it does not say is drawn such that each label is in every split: a fifth of all images as test split,
+    the same for every ``split_seed``, and ``val_fraction`` of the rest for validation. Images that occur in
+    more than one split leave the training split first, then validation.
+
+    Args:
+        data_root: Path of the file. Arrays of Python objects are refused, not unpickled.
+        val_fraction: Share of the images not in the test split that validation takes.
+        split_seed: Draws those.
+
+    Raises:
+        DataError: If the file is missing or damaged, an array is missing or has another type or shape than
+            stated, or a label is left without a training image.
+    """
+    path = _path(data_root)
+    arrays = _load(path, ("images", "labels"))
+    labels = _checked_labels(path, arrays["labels"])
+    pixels = _checked_pixels(path, arrays["images"], len(labels))
+    names = _class_names(path, arrays.get("class_names"), labels.shape[1])
+    require_labels(labels, names, "")
+    if "split" in arrays:
+        part = _listed_split(path, arrays["split"], len(labels))
+    else:
+        part = 2 * iterative_split(labels, (1 - _TEST_FRACTION, _TEST_FRACTION), _TEST_SEED, names)
+    if not (part == 1).any():
+        rest = np.flatnonzero(part == 0)
+        part[rest] = iterative_split(labels[rest], (1 - val_fraction, val_fraction), split_seed, names)
+    everything = ArrayImages(pixels, labels)
+    train, val, test = (everything.subset(np.flatnonzero(part == number)) for number in range(3))
+    notes = tuple(
+        f"{empty} {name} image(s) carry no label"
+        for name, images in zip(_PARTS, (train, val, test), strict=True)
+        if (empty := int((images.labels.sum(1) == 0).sum()))
+    )
+    parts = MultiLabelParts(train, val, test, names, root=str(path), duplicates={}, notes=notes)
+    return clean_parts(parts)
