@@ -9,7 +9,7 @@ from etfhead.experiment.field_error import FieldError
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm
 
-__all__ = ["HEAD_OPTIONS", "check_arm", "has_basis", "is_oriented"]
+__all__ = ["HEAD_OPTIONS", "MULTILABEL_LOSSES", "check_arm", "check_task", "has_basis", "is_oriented"]
 
 _ANY_HEAD = ("neck", "orient", "exponent")
 _SCALED = (*_ANY_HEAD, "scale", "learn_scale")
@@ -17,10 +17,14 @@ HEAD_OPTIONS = {
     "linear": _ANY_HEAD,
     "cosine": _SCALED,
     "etf": (*_SCALED, "frame", "basis", "normalize", "low_rank", "fused"),
+    "multilabel_etf": (*_SCALED, "frame", "basis", "normalize", "low_rank"),
     "class_mean": (*_SCALED, "fused", "momentum", "centre", "repel"),
     "delta": (*_SCALED, "fused", "rate"),
     "guided": (*_SCALED, "basis", "normalize", "momentum", "every"),
 }
+MULTILABEL_LOSSES = ("pick_all_label", "binary_cross_entropy", "asymmetric", "zlpr", "two_way")
+# Losses that the recipe's label smoothing goes into.
+_SMOOTHED = ("pick_all_label", "binary_cross_entropy")
 
 
 def is_oriented(arm: Arm) -> bool:
@@ -49,6 +53,7 @@ def check_arm(arm: Arm) -> None:
             )
     if arm.class_balanced is not None and arm.loss != "dot_regression":
         raise FieldError(("class_balanced",), "only loss: dot_regression has this option; remove it")
+    _check_label_sets(arm)
     if arm.frame == "class_means" and not is_oriented(arm):
         raise FieldError(("frame",), "class_means come from data: write orient: features or orient: inputs")
     if arm.basis is not None and not has_basis(arm):
@@ -71,3 +76,69 @@ def _check_dot_regression(arm: Arm) -> None:
     # Its target is the logit of a perfect feature, which only a stated scale tells.
     if not isinstance(arm.scale, (int, float)):
         raise FieldError(("scale",), f"{reason} a number, as in scale: 1")
+
+
+def _check_label_sets(arm: Arm) -> None:
+    """Options of multi-label losses belong to these, and the geometry of decoding to pick-all-label alone."""
+    if arm.pal_normalize is not None and arm.loss != "pick_all_label":
+        raise FieldError(("pal_normalize",), "only loss: pick_all_label has this option; remove it")
+    if arm.head == "multilabel_etf" and arm.loss not in MULTILABEL_LOSSES:
+        raise FieldError(
+            ("loss",), "head: multilabel_etf decodes label sets: write loss: pick_all_label, or head: etf"
+        )
+    if arm.decode is None:
+        return
+    if arm.loss not in MULTILABEL_LOSSES:
+        raise FieldError(("decode",), f"loss: {arm.loss} names one class an image; remove it")
+    if arm.decode != "threshold" and arm.loss != "pick_all_label":
+        raise FieldError(
+            ("decode",),
+            f"{arm.decode} is the geometry that loss: pick_all_label leads to; with loss: {arm.loss} write "
+            "threshold or remove it",
+        )
+
+
+def check_task(name: str, arm: Arm, *, dataset: str, multilabel: bool, smoothing: float) -> None:
+    """Refuse an arm that cannot train on the data's kind of targets.
+
+    Args:
+        name: Of the arm.
+        arm: The arm.
+        dataset: Of the recipe.
+        multilabel: Whether its images carry any number of labels.
+        smoothing: Label smoothing of the recipe.
+
+    Raises:
+        FieldError: If loss, head or an option is of the other task.
+    """
+    if not multilabel:
+        if arm.loss in MULTILABEL_LOSSES:
+            raise FieldError(
+                ("arms", name, "loss"),
+                f"{arm.loss} is of multi-label data and dataset: {dataset} has one class an image; write "
+                "cross_entropy or choose a multilabel_ data set",
+            )
+        return
+    if arm.loss not in MULTILABEL_LOSSES:
+        raise FieldError(
+            ("arms", name, "loss"),
+            f"{arm.loss} knows one class an image and dataset: {dataset} has several labels; write one of "
+            f"{', '.join(MULTILABEL_LOSSES)}",
+        )
+    if arm.head in ("class_mean", "delta", "guided"):
+        raise FieldError(
+            ("arms", name, "head"),
+            f"{arm.head} follows the features of one class an image; on multi-label data write linear, "
+            "cosine, etf or multilabel_etf",
+        )
+    if is_oriented(arm):
+        raise FieldError(
+            ("arms", name, "orient"), "class means need one class an image; remove it on multi-label data"
+        )
+    if arm.fused:
+        raise FieldError(("arms", name, "fused"), "streams cross-entropy of one class an image; remove it")
+    if smoothing and arm.loss not in _SMOOTHED:
+        raise FieldError(
+            ("smoothing",),
+            f"loss: {arm.loss} (arm {name!r}) has no label smoothing, and arms must share it; write 0.0",
+        )

@@ -7,7 +7,9 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from etfhead.experiment.arm_checks import check_task
 from etfhead.experiment.field_error import FieldError
+from etfhead.experiment.task import COMPOSED, is_multilabel
 
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm, Recipe
@@ -68,6 +70,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_images(recipe)
     _check_data(recipe)
     _check_training(recipe)
+    _check_task(recipe)
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -124,10 +127,14 @@ def _check_images(recipe: Recipe) -> None:
 
 
 def _check_data(recipe: Recipe) -> None:
-    if recipe.dataset in ("digits", "synthetic") and recipe.data_root is not None:
+    kind = recipe.dataset.removeprefix("multilabel_")
+    if kind in ("digits", "synthetic") and recipe.data_root is not None:
         raise FieldError(("data_root",), f"dataset: {recipe.dataset} reads no folder; remove it")
-    if recipe.download and recipe.dataset in ("digits", "synthetic", "image_folder", "npz"):
+    if recipe.download and kind in ("digits", "synthetic", "image_folder", "npz"):
         raise FieldError(("download",), f"dataset: {recipe.dataset} cannot be downloaded; remove it")
+    for key in ("train_images_per_set", "eval_images_per_set"):
+        if getattr(recipe, key) is not None and recipe.dataset not in COMPOSED:
+            raise FieldError((key,), f"dataset: {recipe.dataset} is not composed of single images; remove it")
 
 
 def _check_schedule(recipe: Recipe) -> None:
@@ -178,3 +185,21 @@ def _check_arms_in_training(recipe: Recipe) -> None:
         if arm.head == "guided" and recipe.model_ema:
             reason = f"arm {name!r} turns its simplex, and an average of simplices is none"
             raise FieldError(("model_ema",), f"{reason}: write false or leave the arm out")
+
+
+def _check_task(recipe: Recipe) -> None:
+    """Losses, heads and the metric fit one class an image, or several labels."""
+    multilabel = is_multilabel(recipe.dataset)
+    for name, arm in recipe.arms.items():
+        check_task(name, arm, dataset=recipe.dataset, multilabel=multilabel, smoothing=recipe.smoothing)
+    metric = recipe.primary_metric
+    if metric is not None and multilabel == (metric == "top1"):
+        kind, fits = ("several labels", "exact_match, map") if multilabel else ("one class", "top1")
+        raise FieldError(
+            ("primary_metric",), f"dataset: {recipe.dataset} has {kind} an image: write {fits} or null"
+        )
+    if multilabel and (recipe.mixup or recipe.cutmix):
+        key = "mixup" if recipe.mixup else "cutmix"
+        raise FieldError(
+            (key,), "mixes shares of two classes, and label sets are hard; write 0.0 on multi-label data"
+        )

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.suggest import did_you_mean
+from etfhead.experiment.task import is_multilabel
 
 __all__ = ["check_buildable"]
 
 _NUM_CLASSES = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "synthetic": 10}
+_NUM_CLASSES |= {"multilabel_digits": 10, "multilabel_fashion": 10, "multilabel_synthetic": 10}
 _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "none")
 
 
@@ -18,7 +20,7 @@ def check_buildable(recipe: Recipe) -> int:
     """Check a recipe against the installed timm, without data, weights or memory for the model.
 
     Args:
-        recipe: The resolved recipe. Of an ``npz`` file the labels are read, of an ``image_folder`` the names
+        recipe: The resolved recipe. Of ``npz`` files the labels are read, of an ``image_folder`` the names
             of the class folders, for the number of classes.
 
     Returns:
@@ -36,7 +38,7 @@ def check_buildable(recipe: Recipe) -> int:
 
 def _check_paths(recipe: Recipe) -> None:
     # A recipe may be shown, copied and shrunk without its data; only here they must be named.
-    if recipe.dataset in ("image_folder", "npz") and recipe.data_root is None:
+    if recipe.dataset in ("image_folder", "npz", "multilabel_npz") and recipe.data_root is None:
         what = "folder" if recipe.dataset == "image_folder" else "file"
         raise ValueError(f"data_root: dataset: {recipe.dataset} needs the {what}'s path here")
     wanted = {"initial_checkpoint": recipe.initial_checkpoint}
@@ -77,6 +79,10 @@ def _num_classes(recipe: Recipe) -> int:
         from etfhead.experiment.data.npz import count_npz_classes
 
         return count_npz_classes(recipe.data_root)
+    if recipe.dataset == "multilabel_npz":
+        from etfhead.experiment.data.multilabel_npz import count_npz_labels
+
+        return count_npz_labels(recipe.data_root)
     if recipe.dataset == "image_folder":
         from etfhead.experiment.data.folder import read_image_folder
 
@@ -87,7 +93,7 @@ def _num_classes(recipe: Recipe) -> int:
 def _check_models(recipe: Recipe) -> int:
     import torch
 
-    from etfhead.experiment.training.arms import build_model
+    from etfhead.experiment.training.arms import build_loss, build_model
 
     num_classes = _num_classes(recipe)
     stock = replace(recipe, pretrained=False, initial_checkpoint=None)
@@ -96,6 +102,8 @@ def _check_models(recipe: Recipe) -> int:
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 model = build_model(stock, arm, num_classes, seed=0)
+                if is_multilabel(recipe.dataset):
+                    build_loss(stock, arm, model)
         except ValueError as error:
             raise ValueError(
                 str(error) if str(error).startswith("model:") else f"arm {name!r}: {error}"

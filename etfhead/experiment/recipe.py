@@ -30,18 +30,28 @@ class Arm:
     True
     >>> Arm(head="linear", frame="union")
     Traceback (most recent call last):
-    etfhead...FieldError: frame: head: linear has no such option; remove it or use head: etf
+    etfhead...FieldError: frame: head: linear has no such option; remove it or use head: etf or multilabel_etf
     """
 
-    head: Literal["linear", "cosine", "etf", "class_mean", "delta", "guided"] = field(
+    head: Literal["linear", "cosine", "etf", "multilabel_etf", "class_mean", "delta", "guided"] = field(
         default="linear",
         metadata=_knob(
-            "linear, cosine (learnable); etf (fixed); class_mean, delta, guided (follow the data)"
+            "linear, cosine: learnable; etf, multilabel_etf: fixed; class_mean, delta, guided: follow"
         ),
     )
-    loss: Literal["cross_entropy", "dot_regression"] = field(
+    loss: Literal[
+        "cross_entropy",
+        "dot_regression",
+        "pick_all_label",
+        "binary_cross_entropy",
+        "asymmetric",
+        "zlpr",
+        "two_way",
+    ] = field(
         default="cross_entropy",
-        metadata=_knob("cross_entropy (with the recipe's smoothing) or dot_regression (uses no smoothing)"),
+        metadata=_knob(
+            "cross_entropy, dot_regression; pick_all_label, binary_cross_entropy, asymmetric, ..."
+        ),
     )
     frame: str | None = field(
         default=None,
@@ -109,6 +119,17 @@ class Arm:
     class_balanced: bool | None = field(
         default=None, metadata=_knob("weigh the classes of a batch equally", group="dot_regression")
     )
+    pal_normalize: bool | None = field(
+        default=None,
+        metadata=_knob("divide a sample's loss by its number of labels", group="pick_all_label"),
+    )
+    decode: Literal["threshold", "nearest", "nearest_cosine", "posterior"] | None = field(
+        default=None,
+        metadata=_knob(
+            "label sets by tuned threshold; pick_all_label: nearest, nearest_cosine or posterior",
+            group="multi-label losses",
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -143,11 +164,22 @@ class Recipe:
         metadata=_knob("parts that train beside the head, e.g. [blocks.6, conv_head]; null = all"),
     )
 
-    dataset: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "npz", "synthetic"] = (
-        field(
-            metadata=_knob(
-                "digits, fashion_mnist, cifar10, cifar100, image_folder, npz or synthetic", group="Data"
-            )
+    dataset: Literal[
+        "digits",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "image_folder",
+        "npz",
+        "synthetic",
+        "multilabel_digits",
+        "multilabel_fashion",
+        "multilabel_npz",
+        "multilabel_synthetic",
+    ] = field(
+        metadata=_knob(
+            "digits, fashion_mnist, cifar10, cifar100, image_folder, npz, multilabel_digits, ...",
+            group="Data",
         )
     )
     data_root: str | None = field(
@@ -163,6 +195,16 @@ class Recipe:
     train_limit: int | None = field(
         default=None,
         metadata=_knob("train on this many images only, every class in proportion; null = all", ge=1),
+    )
+    train_images_per_set: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_knob(
+            "composed label sets: images of each single label, pair, triple ...; null = its own",
+            ge=0,
+        ),
+    )
+    eval_images_per_set: tuple[int, ...] | None = field(
+        default=None, metadata=_knob("the same of the validation and of the test part", ge=0)
     )
     batch_size: int = field(default=128, metadata=_knob("images a step; batch norm needs two", ge=2))
     workers: int = field(default=0, metadata=_knob("loading processes; results do not depend on it", ge=0))
@@ -242,14 +284,14 @@ class Recipe:
     collapse_every: int = field(
         default=1,
         metadata=_knob(
-            "epochs between two measurements of neural collapse, 0 = none",
+            "epochs between two measurements of collapse, 0 = none, as always on multi-label data",
             group="Collapse (on training images without augmentation, not on the training clock)",
             ge=0,
         ),
     )
     collapse_images: int = field(
         default=2000,
-        metadata=_knob("on how many of them, every class in proportion; at least two a class", ge=2),
+        metadata=_knob("on how many of them, every class in proportion; at least twice the classes", ge=2),
     )
 
     seeds: tuple[int, ...] = field(
@@ -260,6 +302,12 @@ class Recipe:
         metadata=_knob("the contenders: same model, data and budget, other head or loss")
     )
     baseline: str = field(metadata=_knob("the arm that the others are compared with"))
+    primary_metric: Literal["top1", "exact_match", "map"] | None = field(
+        default=None,
+        metadata=_knob(
+            "chooses the best epoch, carries the verdict: top1, exact_match or map; null = by data"
+        ),
+    )
     target_accuracy: float | None = field(
         default=None,
         metadata=_knob(

@@ -24,6 +24,7 @@ from etfhead.experiment.run_folder import (
     is_run_folder,
     seed_folder,
 )
+from etfhead.experiment.task import METRIC_NAMES, primary_metric, stand_in_targets
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model, resolve_arms
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.engine import Trainer
@@ -120,9 +121,8 @@ def _run_one(
     session = Session.build(
         recipe, arm, seed, splits, accelerator, title=title, resumed=state is not None, tick=tick
     )
-    trainer = Trainer(
-        recipe, arm, seed, session=session, states=states, num_classes=splits.num_classes, stop=stop
-    )
+    classes: dict[str, Any] = {"num_classes": splits.num_classes, "class_counts": splits.class_counts}
+    trainer = Trainer(recipe, arm, seed, session=session, states=states, stop=stop, **classes)
     if state is not None:
         trainer.resume(state)
         notes.append(f"continues from {trainer.where()}")
@@ -141,13 +141,14 @@ def _run_one(
             # Files are decoded when they are drawn, so an unreadable one can turn up hours into a run.
             raise DataError(f"arm {arm!r}, seed {seed}: {error}; {trainer.left()}") from error
     if not hidden:
-        say(f"{title}: {_summary(result)}")
+        say(f"{title}: {_summary(result, primary_metric(recipe))}")
 
 
-def _summary(result: Mapping[str, Any]) -> str:
+def _summary(result: Mapping[str, Any], metric: str) -> str:
     last, best = result["last"], result["best"]
+    key, name = f"test_{metric}", METRIC_NAMES[metric]
     return (
-        f"test accuracy {last['test_top1']:.2f} % (last epoch), {best['test_top1']:.2f} % (best epoch, "
+        f"test {name} {last[key]:.2f} % (last epoch), {best[key]:.2f} % (best epoch, "
         f"{best['epoch'] + 1}); {result['train_time']:.1f} s, {result['images_per_s']:.0f} images/s"
     )
 
@@ -169,7 +170,7 @@ def _is_complete(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
 
 def _check_arms(recipe: Recipe, splits: Splits) -> None:
     """Build every arm once and push two blank images through it: options fail now, not hours later."""
-    target = torch.arange(2) % splits.num_classes
+    target = stand_in_targets(recipe, 2, splits.num_classes)
     for name, arm in recipe.arms.items():
         try:
             model = build_model(recipe, arm, splits.num_classes, recipe.seeds[0]).eval()

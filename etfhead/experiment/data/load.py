@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from etfhead.errors import DataError
@@ -18,18 +17,24 @@ from etfhead.experiment.data.fashion_mnist import read_fashion_mnist
 from etfhead.experiment.data.fetch import KeyedCropFlip, PillowFetch, PreparedFetch, prepare
 from etfhead.experiment.data.folder import read_image_folder
 from etfhead.experiment.data.images import ArrayImages, Images, Source
+from etfhead.experiment.data.multilabel_datasets import MultiLabelEvalDataset, MultiLabelTrainDataset
+from etfhead.experiment.data.multilabel_generated import read_multilabel_digits, read_multilabel_fashion
+from etfhead.experiment.data.multilabel_npz import read_multilabel_npz
+from etfhead.experiment.data.multilabel_parts import MultiLabelParts
+from etfhead.experiment.data.multilabel_synthetic import read_multilabel_synthetic
 from etfhead.experiment.data.npz import read_npz
 from etfhead.experiment.data.statistics import Normalization, choose_normalization
 from etfhead.experiment.data.synthetic import read_synthetic
 from etfhead.experiment.data.transforms import eval_transform, train_transform
 from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.task import is_multilabel
 
 __all__ = ["Splits", "load_data"]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of a data set.
+    """The three splits of a data set; a label is a class, or on multi-label data a float row (K,) of 0 and 1.
 
     Args:
         train: ``train[i, key]`` is ``(image, label)``; the key alone decides the item's augmentation.
@@ -38,14 +43,14 @@ class Splits:
         test: ``test[i]``.
         num_classes: K.
         class_names: K names.
-        class_counts: Training images of each class.
+        class_counts: Training images of each class, or with each label.
         info: JSON-able facts for the run folder: sizes, root, duplicates removed, normalisation, digest.
     """
 
-    train: Dataset[tuple[Tensor, int]]
-    plain: Dataset[tuple[Tensor, int]]
-    val: Dataset[tuple[Tensor, int]]
-    test: Dataset[tuple[Tensor, int]]
+    train: Dataset[Any]
+    plain: Dataset[Any]
+    val: Dataset[Any]
+    test: Dataset[Any]
     num_classes: int
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
@@ -112,6 +117,8 @@ def load_data(recipe: Recipe) -> Splits:
         ValueError: If timm does not understand ``aa``.
     """
     try:
+        if is_multilabel(recipe.dataset):
+            return _multilabel_splits(recipe, _read_multilabel(recipe))
         source = _read(recipe)
     except OSError as error:
         raise DataError(f"cannot read {recipe.dataset} (data_root={recipe.data_root!r}): {error}") from error
@@ -145,5 +152,55 @@ def load_data(recipe: Recipe) -> Splits:
         num_classes=len(source.class_names),
         class_names=source.class_names,
         class_counts=tuple(counts),
+        info=info,
+    )
+
+
+def _read_multilabel(recipe: Recipe) -> MultiLabelParts:
+    split: dict[str, Any] = {"val_fraction": recipe.val_fraction, "split_seed": recipe.split_seed}
+    sets = {key: getattr(recipe, key) for key in ("train_images_per_set", "eval_images_per_set")}
+    sets = {key: value for key, value in sets.items() if value is not None}
+    match recipe.dataset:
+        case "multilabel_digits":
+            return read_multilabel_digits(**split, **sets)
+        case "multilabel_fashion":
+            return read_multilabel_fashion(recipe.data_root, recipe.download, **split, **sets)
+        case "multilabel_npz":
+            return read_multilabel_npz(recipe.data_root, **split)
+        case "multilabel_synthetic":
+            return read_multilabel_synthetic(recipe.img_size)
+    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
+
+
+def _multilabel_splits(recipe: Recipe, parts: MultiLabelParts) -> Splits:
+    parts = parts.gray() if recipe.in_chans == 1 else parts
+    norm = choose_normalization(recipe, parts.train)
+    parts = parts.limited(recipe.train_limit, recipe.split_seed)
+    mode = "L" if recipe.in_chans == 1 else "RGB"
+    train, val, test = parts.train, parts.val, parts.test
+    info = {
+        "dataset": recipe.dataset,
+        "root": parts.root,
+        "sizes": {"train": len(train), "val": len(val), "test": len(test)},
+        "val_fraction": recipe.val_fraction,
+        "split_seed": recipe.split_seed,
+        "train_limit": recipe.train_limit,
+        "train_images_with_0_1_2_labels": list(parts.set_sizes),
+        "duplicates": parts.duplicates,
+        "mean": list(norm.mean),
+        "std": list(norm.std),
+        "normalization_from": norm.origin,
+        "digest": parts.digest(),
+        "notes": list(parts.notes),
+    }
+    fetch = _train_fetch(recipe, train, norm, mode)
+    return Splits(
+        train=MultiLabelTrainDataset(fetch, train.labels),
+        plain=MultiLabelEvalDataset(_plain_fetch(recipe, train, norm, mode, fetch), train.labels),
+        val=MultiLabelEvalDataset(_eval_fetch(recipe, val, norm, mode), val.labels),
+        test=MultiLabelEvalDataset(_eval_fetch(recipe, test, norm, mode), test.labels),
+        num_classes=len(parts.class_names),
+        class_names=parts.class_names,
+        class_counts=parts.label_counts,
         info=info,
     )

@@ -1,4 +1,4 @@
-"""Validation accuracy epoch by epoch, paired with the baseline: who is ahead early, and until when."""
+"""Validation accuracy, or another metric, epoch by epoch, paired with the baseline: who is ahead when."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _Values = dict[int, dict[int, float]]  # by epoch, then seed
 
 
 def accuracy_by_epoch(
-    runs: Mapping[str, Mapping[int, SeedRecord]], baseline: str
+    runs: Mapping[str, Mapping[int, SeedRecord]], baseline: str, key: str = "val_top1"
 ) -> dict[str, list[dict[str, Any]]]:
     """Validation accuracy of every arm after each epoch, over its finished seeds.
 
     Args:
         runs: Records by arm and seed.
         baseline: The arm that the others are compared with.
+        key: The metric, as the rows of an epoch call it.
 
     Returns:
         dict: For each arm one entry an epoch, ascending: ``epoch`` (0 = before the first step, counted from
@@ -29,7 +30,7 @@ def accuracy_by_epoch(
         difference to the baseline at the same epoch with its 95 % interval in points (None for the baseline
         and where no seed is shared).
     """
-    values = {arm: _values(seeds) for arm, seeds in runs.items()}
+    values = {arm: _values(seeds, key) for arm, seeds in runs.items()}
     return {
         arm: [
             _entry(epoch, own, None if arm == baseline else values[baseline].get(epoch))
@@ -48,11 +49,11 @@ def shown_epochs(last: int) -> list[int]:
     return sorted({0, *(epoch for epoch in (1, 2, 3, (last + 1) // 2) if epoch <= last), last})
 
 
-def _values(seeds: Mapping[int, SeedRecord]) -> _Values:
+def _values(seeds: Mapping[int, SeedRecord], key: str) -> _Values:
     found: _Values = {}
     for seed, run in seeds.items():
         if run.finished:
-            for epoch, value in run.measured("val_top1", initial=True).items():
+            for epoch, value in run.measured(key, initial=True).items():
                 found.setdefault(epoch, {})[seed] = value
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from etfhead.experiment.report.score import Score
 from etfhead.experiment.report.stats import (
     HOLM_FROM,
     MIN_SEEDS,
@@ -16,30 +17,23 @@ from etfhead.experiment.report.stats import (
     paired_ratio,
 )
 
-__all__ = ["ACCURACY", "PRIMARY", "TEST", "compare"]
+__all__ = ["compare"]
 
-PRIMARY = "test_top1_best"
-TEST = ("test_top1", "test_loss", "test_ece")
-ACCURACY = (
-    *(f"{key}_{when}" for key in TEST for when in ("best", "last")),
-    "val_top1_best",
-    "val_top1_last",
-)
 _RATIOS = ("images_per_s", "train_time", "peak_memory_bytes")
 
 
-def compare(arms: dict[str, dict[str, Any]], baseline: str) -> int:
+def compare(arms: dict[str, dict[str, Any]], baseline: str, score: Score) -> int:
     """Add differences, ratios and outcomes to every contender; return the number of comparisons."""
     last: dict[str, Paired | None] = {}
     primary: dict[str, Paired | None] = {}
     for arm, entry in arms.items():
         if arm == baseline:
             continue
-        pairs = {key: _paired(arms, arm, baseline, key, paired_difference) for key in ACCURACY}
+        pairs = {key: _paired(arms, arm, baseline, key, paired_difference) for key in score.figures}
         ratios = {key: _paired(arms, arm, baseline, key, paired_ratio) for key in _RATIOS}
         entry["differences"] = {key: None if pair is None else asdict(pair) for key, pair in pairs.items()}
         entry["ratios"] = {key: None if pair is None else asdict(pair) for key, pair in ratios.items()}
-        primary[arm], last[arm] = pairs[PRIMARY], pairs["test_top1_last"]
+        primary[arm], last[arm] = pairs[score.primary], pairs[score.last]
     adjusted, adjusted_last = _adjusted(primary), _adjusted(last)
     for arm, pair in primary.items():
         arms[arm]["verdict"] = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, tidy
+from etfhead.experiment.report.score import score_of_summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,8 +19,9 @@ _Pair = Mapping[str, Any]
 
 def draw_differences(summary: Mapping[str, Any]) -> Figure | None:
     """One row per contender with the best-epoch and the last-epoch difference; ``None`` without any."""
+    score = score_of_summary(summary)
     rows = [
-        (arm, entry["differences"][summary["primary"]], entry["differences"]["test_top1_last"])
+        (arm, entry["differences"][score.primary], entry["differences"][score.last])
         for arm, entry in summary["arms"].items()
         if arm != summary["baseline"]
     ]
@@ -53,7 +55,7 @@ def draw_differences(summary: Mapping[str, Any]) -> Figure | None:
     axis.set_yticks(range(len(rows)), [label(arm, 28) for arm, *_ in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlim(*limits)
-    axis.set_xlabel(f"test accuracy minus that of {label(summary['baseline'], 40)}, percentage points")
+    axis.set_xlabel(f"test {score.name} minus that of {label(summary['baseline'], 40)}, percentage points")
     tidy(axis)
     axis.grid(visible=False, axis="y")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)

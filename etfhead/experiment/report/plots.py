@@ -22,6 +22,7 @@ from etfhead.experiment.report.curves import (
 from etfhead.experiment.report.dotplot import draw_differences
 from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, png, tidy
 from etfhead.experiment.report.records import RunRecords
+from etfhead.experiment.report.score import Score, score_of_summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "figures"]
 
-_PICTURES = (
-    ("accuracy_epoch.png", "val_top1", False),
-    ("accuracy_time.png", "val_top1", True),
-    ("loss_epoch.png", "val_loss", False),
-)
-_Y_LABELS = {"val_top1": "validation accuracy (%)", "val_loss": "validation loss"}
+_LOSS = "val_loss"
 
 
 def draw(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, bytes]:
@@ -50,22 +46,37 @@ def figures(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, Figure
         summary: Its summary.
 
     Returns:
-        Figures by file name: some or all of ``accuracy_epoch.png``, ``accuracy_time.png``,
-        ``loss_epoch.png``, ``collapse.png`` and ``differences.png``.
+        Figures by file name: some or all of ``accuracy_epoch.png``, ``accuracy_time.png`` (of label sets
+        ``score_epoch.png`` and ``score_time.png``), ``loss_epoch.png``, ``collapse.png`` and
+        ``differences.png``.
     """
     drawn = {}
-    for name, key, timed in _PICTURES:
+    score = score_of_summary(summary)
+    for name, key, timed in _pictures(score):
         curves = [curve for arm in records.runs if (curve := seed_curve(records, arm, key)) is not None]
         curves.sort(key=lambda curve: curve.arm != summary["baseline"])
         if curves:
-            target = summary["target"]["val_top1"] if timed else None
+            target = summary["target"][score.val] if timed else None
             how = _shared if len(curves) <= MAX_SHARED else _panels
-            drawn[name] = how(curves, summary["baseline"], key, timed, target)
+            drawn[name] = how(curves, summary["baseline"], _y_label(score, key), timed, target)
     others = {"collapse.png": draw_collapse(records, summary), "differences.png": draw_differences(summary)}
     return drawn | {name: figure for name, figure in others.items() if figure is not None}
 
 
-def _shared(curves: list[Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
+def _pictures(score: Score) -> list[tuple[str, str, bool]]:
+    stem = "score" if score.multilabel else "accuracy"
+    return [
+        (f"{stem}_epoch.png", score.val, False),
+        (f"{stem}_time.png", score.val, True),
+        ("loss_epoch.png", _LOSS, False),
+    ]
+
+
+def _y_label(score: Score, key: str) -> str:
+    return "validation loss" if key == _LOSS else f"validation {score.name} (%)"
+
+
+def _shared(curves: list[Curve], baseline: str, y_label: str, timed: bool, target: float | None) -> Figure:
     """All arms in one frame; beside it, against epochs, the last third enlarged."""
     close_up = not timed and max(len(curve.epochs) for curve in curves) >= 6
     figure = new_figure(9.6, 4.6)
@@ -78,7 +89,7 @@ def _shared(curves: list[Curve], baseline: str, key: str, timed: bool, target: f
             draw_curve(axis, curve, *styles[curve.arm], timed=timed)
         tidy(axis)
         axis.set_xlabel(_x_label(timed))
-    axes[0].set_ylabel(_Y_LABELS[key])
+    axes[0].set_ylabel(y_label)
     if close_up:
         axes[0].set_title("all epochs", loc="left", fontsize=10)
         axes[1].set_title("the last third, enlarged", loc="left", fontsize=10)
@@ -94,7 +105,7 @@ def _shared(curves: list[Curve], baseline: str, key: str, timed: bool, target: f
     return figure
 
 
-def _panels(curves: list[Curve], baseline: str, key: str, timed: bool, target: float | None) -> Figure:
+def _panels(curves: list[Curve], baseline: str, y_label: str, timed: bool, target: float | None) -> Figure:
     """One panel per contender, the baseline repeated in each, all on the same scales."""
     reference = next((curve for curve in curves if curve.arm == baseline), None)
     contenders = [curve for curve in curves if curve is not reference]
@@ -117,7 +128,7 @@ def _panels(curves: list[Curve], baseline: str, key: str, timed: bool, target: f
     if not timed:
         whole_epochs([grid[0, 0]])
     figure.supxlabel(_x_label(timed), fontsize=10)
-    figure.supylabel(_Y_LABELS[key], fontsize=10)
+    figure.supylabel(y_label, fontsize=10)
     legend = [f"black, dashed: {label(baseline, 30)} (baseline)"] if reference is not None else []
     legend.append("blue: the arm named above the panel")
     if target is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from etfhead.experiment.report import formatting as fmt
 from etfhead.experiment.report.by_epoch import shown_epochs
 from etfhead.experiment.report.document import Block, Heading, Paragraph, Table
+from etfhead.experiment.report.score import score_of_summary
 from etfhead.experiment.report.verdict import OUTCOMES
 
 __all__ = ["accuracy", "by_epoch", "cost", "differences", "every_seed", "way_to_target"]
@@ -18,16 +19,22 @@ _Column = tuple[str, Callable[[_Entry], str]]
 
 def accuracy(summary: Mapping[str, Any]) -> list[Block]:
     """Mean and spread of every arm, finished seeds counted."""
+    score = score_of_summary(summary)
+    second, _ = score.second
+    name, val = score.name, f"{score.val}_best"
     columns: list[_Column] = [
-        ("test accuracy, best epoch", lambda entry: fmt.mean_std(entry["figures"]["test_top1_best"])),
-        ("test accuracy, last epoch", lambda entry: fmt.mean_std(entry["figures"]["test_top1_last"])),
-        ("validation accuracy, best epoch", lambda entry: fmt.mean_std(entry["figures"]["val_top1_best"])),
-        ("test ECE, best epoch", lambda entry: fmt.mean_std(entry["figures"]["test_ece_best"])),
+        (f"test {name}, best epoch", lambda entry: fmt.mean_std(entry["figures"][score.primary])),
+        (f"test {name}, last epoch", lambda entry: fmt.mean_std(entry["figures"][score.last])),
+        (f"validation {name}, best epoch", lambda entry: fmt.mean_std(entry["figures"][val])),
+        (
+            f"test {score.second_in_words}, best epoch",
+            lambda entry: fmt.mean_std(entry["figures"][f"{second}_best"]),
+        ),
         ("test loss, best epoch", lambda entry: fmt.mean_std(entry["figures"]["test_loss_best"], 4)),
         ("seeds", lambda entry: f"{len(entry['seeds_finished'])}/{len(summary['seeds'])}"),
     ]
-    text = "Mean ± sample standard deviation over seeds. Accuracy and calibration error (ECE) in percent."
-    return [Heading("Accuracy"), Paragraph(text), _table(summary, columns)]
+    text = f"Mean ± sample standard deviation over seeds. {score.units}"
+    return [Heading(score.title), Paragraph(text), _table(summary, columns)]
 
 
 def differences(summary: Mapping[str, Any]) -> list[Block]:
@@ -35,15 +42,17 @@ def differences(summary: Mapping[str, Any]) -> list[Block]:
     contenders = [arm for arm in summary["arms"] if arm != summary["baseline"]]
     if not contenders:
         return []
+    score = score_of_summary(summary)
+    second = f"{score.second[0]}_best"
     columns: list[_Column] = [
         ("verdict", lambda entry: OUTCOMES[entry["verdict"]["outcome"]]),
-        ("best epoch", lambda entry: _difference(entry, "test_top1_best")),
-        ("95 % interval", lambda entry: fmt.interval(entry["differences"]["test_top1_best"])),
+        ("best epoch", lambda entry: _difference(entry, score.primary)),
+        ("95 % interval", lambda entry: fmt.interval(entry["differences"][score.primary])),
         ("p, Holm-adjusted" if summary["holm"] else "p", lambda entry: _p_value(entry)),
-        ("seeds above / below", lambda entry: _wins(entry["differences"]["test_top1_best"])),
-        ("last epoch", lambda entry: _difference(entry, "test_top1_last")),
-        ("95 % interval", lambda entry: fmt.interval(entry["differences"]["test_top1_last"])),
-        ("ECE, best epoch", lambda entry: _difference(entry, "test_ece_best")),
+        ("seeds above / below", lambda entry: _wins(entry["differences"][score.primary])),
+        ("last epoch", lambda entry: _difference(entry, score.last)),
+        ("95 % interval", lambda entry: fmt.interval(entry["differences"][score.last])),
+        (f"{score.second_in_words}, best epoch", lambda entry: _difference(entry, second)),
     ]
     text = f"Contender minus {summary['baseline']}, in percentage points of the test set, paired by seed."
     images = summary["test_images"]
@@ -55,8 +64,9 @@ def differences(summary: Mapping[str, Any]) -> list[Block]:
 
 def by_epoch(summary: Mapping[str, Any]) -> list[Block]:
     """Validation accuracy early and late, and against the baseline; no blocks without a finished epoch."""
+    score = score_of_summary(summary)
     entries = {
-        arm: {row["epoch"]: row for row in entry["val_top1_by_epoch"]}
+        arm: {row["epoch"]: row for row in entry[f"{score.val}_by_epoch"]}
         for arm, entry in summary["arms"].items()
     }
     last = max((epoch for rows in entries.values() for epoch in rows), default=0)
@@ -74,10 +84,11 @@ def by_epoch(summary: Mapping[str, Any]) -> list[Block]:
         if arm != summary["baseline"]
     ]
     text = (
-        "Validation accuracy in percent, mean ± sample standard deviation over seeds. Epoch 0 is before the "
-        "first step: above chance only where class vectors come from data."
+        f"Validation {score.name} in percent, mean ± sample standard deviation over seeds. Epoch 0 is before "
+        "the first step"
     )
-    blocks: list[Block] = [Heading("Accuracy by epoch"), Paragraph(text), Table(header, values)]
+    text += "." if score.multilabel else ": above chance only where class vectors come from data."
+    blocks: list[Block] = [Heading(f"{score.title} by epoch"), Paragraph(text), Table(header, values)]
     if pairs:
         text = f"Minus {summary['baseline']} at the same epoch, in points, with the paired 95 % interval:"
         blocks += [Paragraph(text), Table(header, pairs)]
@@ -86,8 +97,8 @@ def by_epoch(summary: Mapping[str, Any]) -> list[Block]:
 
 def way_to_target(summary: Mapping[str, Any]) -> list[Block]:
     """Epochs, steps and time until the target; no blocks without a target."""
-    target = summary["target"]
-    if target["val_top1"] is None:
+    target, score = summary["target"], score_of_summary(summary)
+    if target[score.val] is None:
         return []
     columns: list[_Column] = [
         ("seeds that reach it", lambda entry: f"{entry['target']['reached']} of {entry['target']['of']}"),
@@ -98,13 +109,13 @@ def way_to_target(summary: Mapping[str, Any]) -> list[Block]:
     chosen = (
         "set in the recipe"
         if target["source"] == "recipe"
-        else "chosen automatically: the baseline's mean best validation accuracy minus one point"
+        else f"chosen automatically: the baseline's mean best validation {score.name} minus one point"
     )
     text = (
-        f"Target: {target['val_top1']:.2f} % validation accuracy ({chosen}). Medians over seeds; a "
+        f"Target: {target[score.val]:.2f} % validation {score.name} ({chosen}). Medians over seeds; a "
         "seed that never reaches the target counts as later than any other."
     )
-    return [Heading("Way to a target accuracy"), Paragraph(text), _table(summary, columns)]
+    return [Heading(f"Way to a target {score.name}"), Paragraph(text), _table(summary, columns)]
 
 
 def cost(summary: Mapping[str, Any]) -> list[Block]:
@@ -147,7 +158,8 @@ def every_seed(summary: Mapping[str, Any]) -> list[Block]:
         cells = [f"{values[seed]:.2f}" if seed in values else fmt.MISSING for seed in summary["seeds"]]
         rows.append([arm, *cells])
     table = Table(["arm", *(f"seed {seed}" for seed in summary["seeds"])], rows)
-    text = "Test accuracy at the best validation epoch, in percent. All other figures per seed: summary.csv."
+    name = score_of_summary(summary).name
+    text = f"Test {name} at the best validation epoch, in percent. All other figures per seed: summary.csv."
     return [Heading("Every seed"), Paragraph(text), table]
 
 

@@ -19,7 +19,9 @@ from etfhead.experiment.report.document import (
     Verdict,
 )
 from etfhead.experiment.report.formatting import MISSING
+from etfhead.experiment.report.label_tables import label_sets
 from etfhead.experiment.report.records import RunRecords
+from etfhead.experiment.report.score import Score, score_of_summary
 from etfhead.experiment.report.setup_tables import data_table, environment_table, settings_table
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, MIN_SEEDS
 from etfhead.experiment.report.verdict import overall_outcome
@@ -28,24 +30,13 @@ __all__ = ["build_report"]
 
 _BAND = "Lines are means over the finished seeds; bands reach from the smallest to the largest seed."
 _CUT = "Axes may leave out the first third of training, so that later differences show."
-_CAPTIONS = {
-    "differences.png": (
-        "Paired differences in test accuracy with 95 % intervals, one row per contender",
-        "Large marks are means, small ticks single seeds, lines 95 % intervals (an arrow where one leaves "
-        "the picture). Right of zero the contender is better.",
-    ),
-    "accuracy_epoch.png": ("Validation accuracy against epoch", f"{_BAND} {_CUT}"),
-    "accuracy_time.png": (
-        "Validation accuracy against training time",
-        f"Validation and start-up are not counted. {_BAND} {_CUT}",
-    ),
-    "loss_epoch.png": (
-        "Validation loss against epoch",
-        f"{_BAND} {_CUT} Heads with different scales can differ in loss without differing in accuracy.",
-    ),
-    "collapse.png": COLLAPSE_CAPTION,
-}
-_LEARNING_CURVES = ("accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png")
+_LEARNING_CURVES = (
+    "accuracy_epoch.png",
+    "accuracy_time.png",
+    "score_epoch.png",
+    "score_time.png",
+    "loss_epoch.png",
+)
 
 
 def build_report(
@@ -72,13 +63,15 @@ def build_report(
             ),
             Table(["arm", "seed", "state"], missing, frozenset({0, 2})),
         ]
+    score = score_of_summary(summary)
     blocks += result_tables.accuracy(summary)
     blocks += result_tables.differences(summary)
-    blocks += _figures(pictures, "differences.png")
-    curves = _figures(pictures, *_LEARNING_CURVES)
+    blocks += _figures(score, pictures, "differences.png")
+    blocks += label_sets(summary)
+    curves = _figures(score, pictures, *_LEARNING_CURVES)
     if curves:
         blocks += [Heading("Learning curves"), *curves]
-    blocks += collapse(summary, _figures(pictures, "collapse.png"))
+    blocks += collapse(summary, _figures(score, pictures, "collapse.png"))
     blocks += result_tables.by_epoch(summary)
     blocks += result_tables.way_to_target(summary)
     blocks += result_tables.cost(summary)
@@ -88,8 +81,34 @@ def build_report(
     return blocks + _reproduce(records)
 
 
-def _figures(pictures: Mapping[str, bytes], *names: str) -> list[Block]:
-    figures = [(name, *_CAPTIONS[name]) for name in names if name in pictures]
+def _captions(score: Score) -> dict[str, tuple[str, str]]:
+    against_epoch = (f"Validation {score.name} against epoch", f"{_BAND} {_CUT}")
+    against_time = (
+        f"Validation {score.name} against training time",
+        f"Validation and start-up are not counted. {_BAND} {_CUT}",
+    )
+    return {
+        "differences.png": (
+            f"Paired differences in test {score.name} with 95 % intervals, one row per contender",
+            "Large marks are means, small ticks single seeds, lines 95 % intervals (an arrow where one "
+            "leaves the picture). Right of zero the contender is better.",
+        ),
+        "accuracy_epoch.png": against_epoch,
+        "accuracy_time.png": against_time,
+        "score_epoch.png": against_epoch,
+        "score_time.png": against_time,
+        "loss_epoch.png": (
+            "Validation loss against epoch",
+            f"{_BAND} {_CUT} Heads with different scales can differ in loss without differing in "
+            f"{score.name}.",
+        ),
+        "collapse.png": COLLAPSE_CAPTION,
+    }
+
+
+def _figures(score: Score, pictures: Mapping[str, bytes], *names: str) -> list[Block]:
+    captions = _captions(score)
+    figures = [(name, *captions[name]) for name in names if name in pictures]
     return [Figure(name, alt, f"{alt}. {caption}") for name, alt, caption in figures]
 
 
@@ -136,18 +155,26 @@ def _arm_options(
 
 
 def _reading(summary: Mapping[str, Any]) -> list[str]:
+    score = score_of_summary(summary)
     items = [
         "Pairing: arms of one seed share the initial weights of everything but the head, the order of the "
         "images and their augmentation. What is judged is the difference within a seed.",
         f"Interval: Student's t at {100 * (1 - ALPHA):.0f} % for the mean difference over seeds. It covers "
         "the luck of initialisation and data order for this data and this split, not the luck of which "
         "images are in the test set; with few seeds it is wide.",
-        "Verdict: helped or hurt only when the interval of the primary figure (test accuracy at the best "
-        f"validation epoch) leaves out zero, with at least {MIN_SEEDS} common seeds. 'No measurable "
+        f"Verdict: helped or hurt only when the interval of the primary figure (test {score.name} at the "
+        f"best validation epoch) leaves out zero, with at least {MIN_SEEDS} common seeds. 'No measurable "
         "difference' is no proof of equality: the interval says how large a difference the data still allow.",
         "Selection: the best epoch is chosen on the validation split, never on the test set. The test set is "
         "read once per training, after its end, for the best and for the last weights.",
     ]
+    if score.multilabel:
+        tuned = "exact match" if score.key == "exact_match" else "F1 over all labels (OF1)"
+        items.append(
+            f"Decisions: each arm's threshold is the one with the best {tuned} on the validation split, "
+            "found exactly and anew after each epoch; the prototypes of label sets are fitted to the same "
+            "images. The test split is decided with what validation gave for the same weights."
+        )
     if summary["comparisons"] > 1:
         items.append(_several(summary))
     return items

@@ -17,6 +17,8 @@ _SETTINGS = (
     "trainable",
     "img_size",
     "dataset",
+    "train_images_per_set",
+    "eval_images_per_set",
     "train_limit",
     "val_fraction",
     "epochs",
@@ -40,6 +42,7 @@ _SETTINGS = (
     "model_ema",
     "amp_dtype",
     "torchcompile",
+    "primary_metric",
     "seeds",
     "baseline",
 )

@@ -22,6 +22,9 @@
 * ``runs``: one flat row per arm and seed, the columns of ``summary.csv`` (:data:`COLUMNS`).
 * ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
 
+On multi-label data ``top1`` is ``exact_match`` or ``map`` in every key, whichever is primary, ECE is missing
+and the figures are those of :data:`~etfhead.experiment.report.score.MULTILABEL` and its like.
+
 Accuracies and ECE are percentages, differences percentage points, times seconds, sizes bytes. Epochs are
 counted from 1 here (``metrics.jsonl`` counts from 0). Figures ending in ``_best`` belong to the epoch with
 the best validation accuracy, those ending in ``_last`` to the last epoch.
@@ -36,11 +39,12 @@ from typing import Any
 from etfhead.experiment.report import verdict
 from etfhead.experiment.report.by_epoch import accuracy_by_epoch
 from etfhead.experiment.report.collapse import COLLAPSE_COLUMNS, collapse_by_epoch, last_collapse
-from etfhead.experiment.report.compare import ACCURACY, PRIMARY, TEST, compare
+from etfhead.experiment.report.compare import compare
 from etfhead.experiment.report.records import RunRecords, SeedRecord, number, read_run
+from etfhead.experiment.report.score import TOP1, Score, score_of_recipe
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses, spread_by_seed
 
-__all__ = ["COLUMNS", "PRIMARY", "summarize", "summarize_records"]
+__all__ = ["COLUMNS", "columns", "summarize", "summarize_records"]
 
 _WHOLE_RUN = (
     "epochs",
@@ -59,18 +63,24 @@ _WHOLE_RUN = (
 )
 _TARGET = ("target_epochs", "target_steps", "target_seconds")
 
-COLUMNS = (
-    "arm",
-    "seed",
-    "state",
-    *ACCURACY,
-    "best_epoch",
-    *_WHOLE_RUN,
-    *COLLAPSE_COLUMNS,
-    "target_val_top1",
-    *_TARGET,
-    "device",
-)
+
+def columns(score: Score) -> tuple[str, ...]:
+    """Columns of ``summary.csv``: those of neural collapse only with one class an image."""
+    return (
+        "arm",
+        "seed",
+        "state",
+        *score.figures,
+        "best_epoch",
+        *_WHOLE_RUN,
+        *(() if score.multilabel else COLLAPSE_COLUMNS),
+        f"target_{score.val}",
+        *_TARGET,
+        "device",
+    )
+
+
+COLUMNS = columns(TOP1)
 
 
 def summarize(run_dir: str | Path) -> dict[str, Any]:
@@ -91,19 +101,20 @@ def summarize(run_dir: str | Path) -> dict[str, Any]:
 def summarize_records(records: RunRecords) -> dict[str, Any]:
     """Summarise records that :func:`~etfhead.experiment.report.records.read_run` has already read."""
     recipe, baseline = records.recipe, records.recipe["baseline"]
-    target, source = _target(records)
-    rows = [_row(run, target) for seeds in records.runs.values() for run in seeds.values()]
-    arms = {arm: _arm(records, arm, rows) for arm in records.runs}
-    comparisons = compare(arms, baseline)
-    for arm, epochs in accuracy_by_epoch(records.runs, baseline).items():
-        arms[arm]["val_top1_by_epoch"] = epochs
+    score = score_of_recipe(recipe)
+    target, source = _target(records, score)
+    rows = [_row(run, target, score) for seeds in records.runs.values() for run in seeds.values()]
+    arms = {arm: _arm(records, arm, rows, score) for arm in records.runs}
+    comparisons = compare(arms, baseline, score)
+    for arm, epochs in accuracy_by_epoch(records.runs, baseline, score.val).items():
+        arms[arm][f"{score.val}_by_epoch"] = epochs
         arms[arm]["collapse_by_epoch"] = collapse_by_epoch(records.runs[arm])
     summary: dict[str, Any] = {
         "schema": 1,
         "name": str(recipe.get("name") or records.folder.resolve().name),
         "description": str(recipe.get("description") or ""),
         "baseline": baseline,
-        "primary": PRIMARY,
+        "primary": score.primary,
         "confidence": 1 - ALPHA,
         "test_images": _test_images(records),
         "seeds": list(recipe["seeds"]),
@@ -111,7 +122,7 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
         "expected": len(rows),
         "comparisons": comparisons,
         "holm": comparisons >= HOLM_FROM,
-        "target": {"val_top1": target, "source": source},
+        "target": {score.val: target, "source": source},
         "arms": arms,
         "runs": rows,
         "unfinished": [
@@ -130,39 +141,39 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     return summary
 
 
-def _target(records: RunRecords) -> tuple[float | None, str | None]:
-    """The recipe's target, else one point below the baseline's mean best validation accuracy."""
+def _target(records: RunRecords, score: Score) -> tuple[float | None, str | None]:
+    """The recipe's target, else one point below the baseline's mean best validation metric."""
     stated = number(records.recipe, "target_accuracy")
     if stated is not None:
         return stated, "recipe"
-    best = [_best_validation(run) for run in records.finished(records.recipe["baseline"]).values()]
+    best = [_best_validation(run, score) for run in records.finished(records.recipe["baseline"]).values()]
     spread = describe([value for value in best if value is not None])
     return (None, None) if spread is None else (spread.mean - 1.0, "automatic")
 
 
-def _best_validation(run: SeedRecord) -> float | None:
-    values = [value for row in run.history if (value := number(row, "val_top1")) is not None]
+def _best_validation(run: SeedRecord, score: Score) -> float | None:
+    values = [value for row in run.history if (value := number(row, score.val)) is not None]
     return max(values, default=None)
 
 
-def _row(run: SeedRecord, target: float | None) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row.update(arm=run.arm, seed=run.seed, state=run.state, target_val_top1=target)
+def _row(run: SeedRecord, target: float | None, score: Score) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(columns(score))
+    row.update({"arm": run.arm, "seed": run.seed, "state": run.state, f"target_{score.val}": target})
     if run.result is None:
         row["epochs"] = len(run.history) or None
         return row
     for when in ("best", "last"):
-        for key in TEST:
+        for key in score.test:
             row[f"{key}_{when}"] = number(run.result[when], key)
     best_epoch = number(run.result["best"], "epoch")
     row["best_epoch"] = None if best_epoch is None else int(best_epoch) + 1
-    row["val_top1_best"] = _best_validation(run)
-    row["val_top1_last"] = number(run.history[-1], "val_top1") if run.history else None
+    row[f"{score.val}_best"] = _best_validation(run, score)
+    row[f"{score.val}_last"] = number(run.history[-1], score.val) if run.history else None
     row.update({key: _exact(run.result, key) for key in _WHOLE_RUN})
-    row.update(last_collapse(run))
+    row.update({key: value for key, value in last_collapse(run).items() if key in row})
     row["device"] = run.result.get("device")
     for entry in run.history:
-        value = number(entry, "val_top1")
+        value = number(entry, score.val)
         if target is not None and value is not None and value >= target:
             row["target_epochs"] = entry["epoch"] + 1
             row["target_steps"] = _exact(entry, "step")
@@ -176,13 +187,13 @@ def _exact(mapping: Mapping[str, Any], key: str) -> float | None:
     return None if number(mapping, key) is None else mapping[key]
 
 
-def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]], score: Score) -> dict[str, Any]:
     settings = {key: value for key, value in (records.recipe["arms"][arm] or {}).items() if value is not None}
     kind = _kind(settings)
     done = [row for row in rows if row["arm"] == arm and row["state"] == "finished"]
     figures = {
-        key: spread_by_seed({row["seed"]: row[key] for row in done if row[key] is not None})
-        for key in (*ACCURACY, *_WHOLE_RUN, *COLLAPSE_COLUMNS)
+        key: spread_by_seed({row["seed"]: row[key] for row in done if row.get(key) is not None})
+        for key in (*score.figures, *_WHOLE_RUN, *COLLAPSE_COLUMNS)
     }
     return {
         "settings": settings,
@@ -205,7 +216,7 @@ def _kind(settings: Mapping[str, Any]) -> str:
     head = settings.get("head")
     if head in ("class_mean", "delta", "guided"):
         return "following"
-    return "fixed" if head == "etf" and not settings.get("low_rank") else "learnable"
+    return "fixed" if head in ("etf", "multilabel_etf") and not settings.get("low_rank") else "learnable"
 
 
 def _test_images(records: RunRecords) -> int | None:
@@ -215,7 +226,7 @@ def _test_images(records: RunRecords) -> int | None:
 
 
 def _data_notes(recipe: Mapping[str, Any]) -> list[str]:
-    if recipe.get("dataset") != "synthetic":
+    if recipe.get("dataset") not in ("synthetic", "multilabel_synthetic"):
         return []
     return ["the images are synthetic: this run shows that the software works and says nothing about heads"]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from etfhead.experiment.report.formatting import mean_std, signed
+from etfhead.experiment.report.score import score_of_summary
 from etfhead.experiment.report.stats import HOLM_FROM, MIN_SEEDS
 
 __all__ = ["OUTCOMES", "contender_sentence", "disagreements", "overall_outcome", "overall_sentence"]
@@ -37,7 +38,7 @@ def overall_sentence(summary: Mapping[str, Any]) -> str:
         return f"There is no contender beside the baseline {baseline}, so there is nothing to compare."
     if figure is None:
         return f"No verdict yet: the baseline {baseline} has no finished seed."
-    text = f"Against {baseline} ({mean_std(figure)} % test accuracy), "
+    text = f"Against {baseline} ({mean_std(figure)} % test {score_of_summary(summary).name}), "
     if len(contenders) < HOLM_FROM:
         text += "; ".join(f"{_subject(summary, arm)} {_clause(summary, arm)}" for arm in contenders)
     else:
@@ -88,7 +89,8 @@ def _clause(summary: Mapping[str, Any], arm: str) -> str:
     if judged["outcome"] == "no_spread":
         return f"has no verdict (exactly {mean} on each of {seeds} seeds: no spread to judge by)"
     if pair["low"] is None:
-        return f"made no measurable difference (equal accuracy on each of {seeds} seeds)"
+        name = score_of_summary(summary).name
+        return f"made no measurable difference (equal {name} on each of {seeds} seeds)"
     low, high = signed(pair["low"]), signed(pair["high"])
     if judged["outcome"] != "no_measurable_difference":
         return f"{judged['outcome']}: {mean} (95 % interval {low} to {high}, {seeds} seeds)"

@@ -15,11 +15,20 @@ from etfhead.experiment.report.document import Table
 from etfhead.experiment.report.html import render_html
 from etfhead.experiment.report.markdown import render_markdown, text_table
 from etfhead.experiment.report.records import NOT_STARTED, read_run
-from etfhead.experiment.report.summary import COLUMNS, summarize_records
+from etfhead.experiment.report.score import score_of_summary
+from etfhead.experiment.report.summary import columns, summarize_records
 
 __all__ = ["FILES", "format_table", "write_report"]
 
-PICTURES = ("accuracy_epoch.png", "accuracy_time.png", "loss_epoch.png", "collapse.png", "differences.png")
+PICTURES = (
+    "accuracy_epoch.png",
+    "accuracy_time.png",
+    "score_epoch.png",
+    "score_time.png",
+    "loss_epoch.png",
+    "collapse.png",
+    "differences.png",
+)
 FILES = ("summary.csv", "summary.json", "report.md", "report.html", *PICTURES)
 
 _WIDTH = 100
@@ -67,21 +76,24 @@ def format_table(summary: Mapping[str, Any]) -> str:
     Args:
         summary: What :func:`~etfhead.experiment.report.summary.summarize` returned.
     """
+    score = score_of_summary(summary)
+    second, second_name = score.second
     rows = []
     for arm, entry in summary["arms"].items():
         figures = entry["figures"]
         rows.append(
             [
                 _shorten(arm),
-                fmt.mean_std(figures["test_top1_best"]),
+                fmt.mean_std(figures[score.primary]),
                 *_against_baseline(summary, entry, arm),
-                _mean(figures["test_top1_last"], ".2f"),
-                _mean(figures["test_ece_best"], ".2f"),
+                _mean(figures[score.last], ".2f"),
+                _mean(figures[f"{second}_best"], ".2f"),
                 _mean(figures["images_per_s"], ",.0f"),
                 _mean(figures["params_head"], ",.0f"),
             ]
         )
-    header = ["arm", "test acc. %", "diff.", "95 % interval", "last", "ECE", "images/s", "head params"]
+    short = f"test {score.name} %" if score.multilabel else "test acc. %"
+    header = ["arm", short, "diff.", "95 % interval", "last", second_name, "images/s", "head params"]
     seeds = ", ".join(str(seed) for seed in summary["seeds"])
     done = f"{summary['finished']} of {summary['expected']} trainings finished"
     lines = [
@@ -89,7 +101,8 @@ def format_table(summary: Mapping[str, Any]) -> str:
         "",
         *text_table(Table(header, rows)),
         "",
-        "test acc.: best validation epoch, mean ± std; diff.: points against the baseline, paired by seed;",
+        f"{'test' if score.multilabel else 'test acc.'}: best validation epoch, mean ± std; diff.: points "
+        "against the baseline, paired by seed;",
         "last: last epoch; head params: trained ones",
         "",
     ]
@@ -138,7 +151,7 @@ def _wrap(text: str) -> list[str]:
 
 def _csv(summary: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, fieldnames=columns(score_of_summary(summary)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(summary["runs"])
     return buffer.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from etfhead.experiment.recipe import Arm, Recipe
+from etfhead.experiment.task import is_multilabel
 
 __all__ = ["smoke"]
 
@@ -36,9 +37,11 @@ def smoke(recipe: Recipe) -> Recipe:
         in_chans=3,
         model_kwargs={},
         trainable=None if recipe.trainable is None else _LAST_STAGE,
-        dataset="synthetic",
+        dataset="multilabel_synthetic" if is_multilabel(recipe.dataset) else "synthetic",
         data_root=None,
         download=False,
+        train_images_per_set=None,
+        eval_images_per_set=None,
         train_limit=128 if recipe.train_limit else None,
         batch_size=min(recipe.batch_size, 32),
         workers=0,

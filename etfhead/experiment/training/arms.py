@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from etfhead.experiment.arm_checks import HEAD_OPTIONS, has_basis, is_oriented
+from etfhead.experiment.arm_checks import HEAD_OPTIONS, MULTILABEL_LOSSES, has_basis, is_oriented
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.suggest import did_you_mean
+from etfhead.experiment.task import is_multilabel, primary_metric
 from etfhead.experiment.training.initial_weights import load_initial_weights
+from etfhead.experiment.training.label_losses import build_label_loss
 from etfhead.experiment.training.rng import seed_model
 from etfhead.experiment.training.trainable import freeze_all_but
 from etfhead.surgery import align_head, find_heads, swap_head
@@ -26,7 +28,7 @@ _OF_THE_START = ("orient", "exponent")  # options of an arm that are not its hea
 
 
 def resolve_arms(recipe: Recipe) -> Recipe:
-    """Write the default of its head into every option an arm leaves open.
+    """Write the default of its head into every option an arm leaves open, and the metric of multi-label data.
 
     What a run records and compares on ``--resume`` is then what it trained with, also after a later version
     has changed a default.
@@ -47,7 +49,16 @@ def resolve_arms(recipe: Recipe) -> Recipe:
             filled["exponent"] = inspect.signature(align_head).parameters["exponent"].default
         if arm.loss == "dot_regression" and arm.class_balanced is None:
             filled["class_balanced"] = False
+        if arm.loss == "pick_all_label" and arm.pal_normalize is None:
+            filled["pal_normalize"] = False
+        if arm.loss in MULTILABEL_LOSSES and arm.decode is None:
+            by_geometry = arm.head == "multilabel_etf" and arm.loss == "pick_all_label"
+            filled["decode"] = "nearest" if by_geometry else "threshold"
         arms[name] = dataclasses.replace(arm, **filled)
+    if is_multilabel(recipe.dataset):
+        # Neural collapse is measured of one class an image alone.
+        metric: Any = primary_metric(recipe)
+        recipe = dataclasses.replace(recipe, primary_metric=metric, collapse_every=0)
     return dataclasses.replace(recipe, arms=arms)
 
 
@@ -98,6 +109,8 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module) -> nn.Module:
         if len(found) != 1:
             raise ValueError(f"fused: expected a model with one head, got {', '.join(found)}; remove fused")
         return FrameCrossEntropyLoss(next(iter(found.values())), label_smoothing=recipe.smoothing)
+    if arm.loss in MULTILABEL_LOSSES:
+        return build_label_loss(arm, recipe.smoothing)
     if arm.loss == "dot_regression":
         from etfhead.losses import DotRegressionLoss
 
@@ -157,6 +170,7 @@ def _swap(model: nn.Module, arm: Arm, smoothing: float, seed: int) -> nn.Module:
     if options.get("frame") == "class_means":
         options["frame"] = "auto"  # takes the place until the data have been seen
     known = inspect.signature(HEADS[arm.head][0]).parameters
-    options |= {k: v for k, v in {"label_smoothing": smoothing, "seed": seed}.items() if k in known}
+    of_training = {"label_smoothing": smoothing, "seed": seed, "normalized_loss": bool(arm.pal_normalize)}
+    options |= {k: v for k, v in of_training.items() if k in known}
     swapped: nn.Module = swap_head(model, head=arm.head, **options)
     return swapped

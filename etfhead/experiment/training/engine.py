@@ -6,24 +6,28 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etfhead.errors import Interrupted, TrainingError
 from etfhead.experiment.files import write_text
 from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.task import is_multilabel, primary_metric, stand_in_targets
 from etfhead.experiment.training.accounting import head_scale
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.collapse import collapse_is_due
 from etfhead.experiment.training.evaluate import evaluate, sum_dtype
+from etfhead.experiment.training.evaluate_labels import evaluate_labels
 from etfhead.experiment.training.finite import FiniteWatch, first_non_finite
+from etfhead.experiment.training.label_figures import Readout
 from etfhead.experiment.training.position import Position
 from etfhead.experiment.training.progress import ProgressBar
 from etfhead.experiment.training.rng import seed_step
 from etfhead.experiment.training.session import Session
+from etfhead.experiment.training.shares import Loader
 from etfhead.experiment.training.signals import StopRequest
 from etfhead.heads import update_heads
 
@@ -42,6 +46,7 @@ class Trainer:
         session: Its moving parts.
         states: Its checkpoints.
         num_classes: K.
+        class_counts: Training images of each class.
         stop: Asked at every step whether a signal has come.
     """
 
@@ -54,15 +59,18 @@ class Trainer:
         session: Session,
         states: StateFile,
         num_classes: int,
+        class_counts: Sequence[int],
         stop: StopRequest,
     ) -> None:
         self.recipe, self.arm, self.seed = recipe, arm, seed
         self.session, self.states, self.num_classes = session, states, num_classes
-        self.stop = stop
+        self.class_counts, self.stop = class_counts, stop
+        self.multilabel, self.metric = is_multilabel(recipe.dataset), primary_metric(recipe)
+        self.readout: Readout | None = None  # multi-label: fitted to the validation split, of its last pass
         # A resumed run's clock comes from its checkpoint.
         self.position = Position(train_time=session.align_time, align_time=session.align_time)
         self.records: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None  # epoch, val_top1, weights (on the CPU)
+        self.best: dict[str, Any] | None = None  # epoch, val_<metric>, weights (on the CPU)
         self.peak_memory = 0
         self.initial: dict[str, float] | None = None  # validation figures before the first step
 
@@ -72,6 +80,7 @@ class Trainer:
         self.records = list(state["records"])
         self.best = state["best"]
         self.initial = state.get("initial")
+        self.readout = state.get("readout")
         self.peak_memory = state["peak_memory"]
         self.session.load(state)
         self._write_records()
@@ -110,7 +119,7 @@ class Trainer:
         images = torch.rand(session.share, recipe.in_chans, recipe.img_size, recipe.img_size)
         buffers = [(buffer, buffer.clone()) for buffer in session.raw.buffers()]
         session.train_mode()
-        self._forward(images, torch.zeros(session.share, dtype=torch.long))[0].backward()
+        self._forward(images, stand_in_targets(recipe, session.share, self.num_classes))[0].backward()
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -134,7 +143,7 @@ class Trainer:
             self._update_weights(loss)
             update_heads(session.raw, target)
             watch.see(position.step, images, outputs, loss)
-            hits = predicted == (target.argmax(1) if target.ndim == 2 else target)
+            hits = self._hits(predicted, target)
             sums += torch.stack([loss.detach() * len(images), hits.sum()])
             whole_batch = len(images) * session.accelerator.num_processes
             self._advance(whole_batch)
@@ -166,6 +175,12 @@ class Trainer:
             loss, predicted = session.criterion(outputs, target), outputs.argmax(1)
         return loss, outputs, predicted, images, target
 
+    def _hits(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Whether the class that the model names is the sample's, or one of its labels."""
+        if self.multilabel:
+            return target.gather(1, predicted[:, None])
+        return predicted == (target.argmax(1) if target.ndim == 2 else target)
+
     def _update_weights(self, loss: Tensor) -> None:
         session = self.session
         session.optimizer.zero_grad()
@@ -190,16 +205,37 @@ class Trainer:
         session = self.session
         session.share_statistics()
         try:
-            return evaluate(
-                session.evaluated,
-                session.val_loader,
-                accelerator=session.accelerator,
-                num_classes=self.num_classes,
-                memory_format=session.memory_format,
-                tick=self._tick,
-            )
+            figures, self.readout = self.measure(session.evaluated, session.val_loader, None, self._tick)
         except TrainingError as error:
             raise TrainingError(self._complaint(f"{error} in validation")) from None
+        return figures
+
+    def measure(
+        self, model: nn.Module, loader: Loader, readout: Readout | None, tick: Callable[[int], None]
+    ) -> tuple[dict[str, float], Readout | None]:
+        """Figures of a model on this process's share of a split.
+
+        Args:
+            model: Any weights of the arm's model.
+            loader: The share.
+            readout: On multi-label data what decisions rest on; None fits it to this split, as is right for
+                validation alone.
+            tick: Called with the number of images after each batch; may raise to stop.
+
+        Returns:
+            The figures and, on multi-label data, the readout.
+        """
+        session = self.session
+        shared: dict[str, Any] = {
+            "accelerator": session.accelerator,
+            "memory_format": session.memory_format,
+            "tick": tick,
+        }
+        if not self.multilabel:
+            return evaluate(model, loader, num_classes=self.num_classes, **shared), None
+        options: dict[str, Any] = {"arm": self.recipe.arms[self.arm], "metric": self.metric}
+        options |= {"class_counts": self.class_counts, "readout": readout}
+        return evaluate_labels(model, loader, **options, **shared)
 
     def _collapse(self, epochs_done: int) -> dict[str, float]:
         """Figures of neural collapse after so many epochs; empty where none are due."""
@@ -217,13 +253,18 @@ class Trainer:
     def _finish_epoch(self, val: dict[str, float]) -> None:
         position, evaluated = self.position, self.session.evaluated
         collapse = self._collapse(position.epoch + 1)
-        self.records.append({**position.record(val, scale=head_scale(evaluated)), **collapse})
-        if self.best is None or val["top1"] > self.best["val_top1"]:
+        hits = "train_precision_at_1" if self.multilabel else "train_top1"
+        record = position.record(val, scale=head_scale(evaluated), hits=hits)
+        self.records.append({**record, **collapse})
+        name = f"val_{self.metric}"
+        if self.best is None or val[self.metric] > self.best[name]:
             self.best = {
                 "epoch": position.epoch,
-                "val_top1": val["top1"],
+                name: val[self.metric],
                 "weights": {k: v.detach().to("cpu", copy=True) for k, v in evaluated.state_dict().items()},
             }
+            if self.multilabel:
+                self.best["readout"] = self.readout
         self.position = position.next_epoch()
         self._save()
 
@@ -258,6 +299,8 @@ class Trainer:
                 "initial": self.initial,
                 "peak_memory": self.peak_memory,
             }
+            if self.multilabel:
+                own["readout"] = self.readout
             self.states.save({**own, **state})
             self._write_records()
         session.accelerator.wait_for_everyone()

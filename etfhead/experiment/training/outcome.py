@@ -14,7 +14,7 @@ from etfhead.experiment.files import write_json
 from etfhead.experiment.training.accounting import model_costs, optimizer_costs
 from etfhead.experiment.training.checkpoint import save_weights
 from etfhead.experiment.training.collapse import collapse_time
-from etfhead.experiment.training.evaluate import evaluate
+from etfhead.experiment.training.label_figures import Readout
 from etfhead.experiment.training.shares import eval_share
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def conclude(
 ) -> dict[str, Any]:
     """Evaluate the last and the best weights on the test set, once each, and write everything down.
 
-    The best epoch is the first with the highest validation accuracy; the test set has no say in it.
+    The best epoch is the first with the highest primary metric on validation; the test set has no say in it,
+    nor in the thresholds and prototypes of label sets.
 
     Args:
         trainer: Its training has ended.
@@ -64,7 +65,8 @@ def conclude(
             figures["best"] = figures["last"]
             continue
         evaluated.load_state_dict(tensors)
-        figures[name] = {"epoch": epoch, **_test_figures(trainer, evaluated, splits)}
+        readout = best.get("readout") if name == "best" else trainer.readout
+        figures[name] = {"epoch": epoch, **_test_figures(trainer, evaluated, splits, readout)}
     result = {
         "arm": trainer.arm,
         "seed": trainer.seed,
@@ -90,7 +92,9 @@ def conclude(
     return result
 
 
-def _test_figures(trainer: Trainer, model: nn.Module, splits: Splits) -> dict[str, float]:
+def _test_figures(
+    trainer: Trainer, model: nn.Module, splits: Splits, readout: Readout | None
+) -> dict[str, float]:
     session = trainer.session
 
     def tick(images: int) -> None:
@@ -98,14 +102,8 @@ def _test_figures(trainer: Trainer, model: nn.Module, splits: Splits) -> dict[st
         if trainer.stop.signum is not None and session.accelerator.num_processes == 1:
             raise Interrupted(trainer.stop.signum, str(trainer.states.path))
 
-    metrics = evaluate(
-        model,
-        eval_share(splits.test, trainer.recipe, session.accelerator),
-        accelerator=session.accelerator,
-        num_classes=splits.num_classes,
-        memory_format=session.memory_format,
-        tick=tick,
-    )
+    share = eval_share(splits.test, trainer.recipe, session.accelerator)
+    metrics, _ = trainer.measure(model, share, readout, tick)
     return {f"test_{name}": value for name, value in metrics.items()}
 
 

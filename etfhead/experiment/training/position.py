@@ -18,7 +18,7 @@ class Position:
         step: Steps done in it; all of them while it is being validated.
         updates: Steps done since the start.
         loss_sum: Training loss times images, over this epoch.
-        correct: Images of this epoch that were classified correctly.
+        correct: Images of this epoch that were classified correctly; multi-label: whose first label is one.
         seen: Images of this epoch.
         images: Images since the start.
         epoch_time: Training seconds of this epoch.
@@ -40,14 +40,16 @@ class Position:
     align_time: float = 0.0
     lr: float = 0.0
 
-    def record(self, val: Mapping[str, float], *, scale: float | None) -> dict[str, Any]:
-        """One line of ``metrics.jsonl``, for an epoch that has been validated."""
+    def record(
+        self, val: Mapping[str, float], *, scale: float | None, hits: str = "train_top1"
+    ) -> dict[str, Any]:
+        """One line of ``metrics.jsonl``, for an epoch that has been validated; ``hits`` names ``correct``."""
         return {
             "epoch": self.epoch,
             "step": self.updates,
             "lr": self.lr,
             "train_loss": self.loss_sum / self.seen,
-            "train_top1": 100.0 * self.correct / self.seen,
+            hits: 100.0 * self.correct / self.seen,
             **{f"val_{name}": value for name, value in val.items()},
             "train_time": self.train_time,
             "images_per_s": self.seen / self.epoch_time,
