@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["checked_batch", "checked_vectors", "wide_dtype"]
+__all__ = [
+    "checked_basis",
+    "checked_batch",
+    "checked_bias",
+    "checked_predictions",
+    "checked_vectors",
+    "wide_dtype",
+]
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -27,7 +34,8 @@ def checked_batch(
     Raises:
         ValueError: If a shape or type does not fit, a class is out of range, or a feature is not finite.
     """
-    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+    fits = isinstance(features, Tensor) and features.ndim == 2 and features.is_floating_point()
+    if not fits or not features.shape[1]:
         raise ValueError(
             f"features: expected floats of shape (B, d), got {_describe(features)}; pool or flatten first"
         )
@@ -36,8 +44,7 @@ def checked_batch(
             f"features: expected {in_features} features, as in the batches before, got {features.shape[1]}; "
             "reset() before measuring another layer"
         )
-    integral = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.dtype == torch.bool)
-    if not integral or labels.shape != features.shape[:1]:
+    if not _is_integral(labels) or labels.shape != features.shape[:1]:
         raise ValueError(
             f"labels: expected {len(features)} integer classes, shape ({len(features)},), "
             f"got {_describe(labels)}"
@@ -72,6 +79,57 @@ def checked_vectors(
     if not vectors.isfinite().all():
         raise ValueError(f"{argument}: holds NaN or infinity")
     return vectors.detach().to(wide_dtype(vectors.device))
+
+
+def checked_bias(bias: Tensor, num_classes: int) -> Tensor:
+    """A bias (K,), detached.
+
+    Raises:
+        ValueError: If the shape does not fit or a number is not finite.
+    """
+    if not isinstance(bias, Tensor) or bias.shape != (num_classes,):
+        raise ValueError(f"bias: expected shape ({num_classes},), got {_describe(bias)}")
+    if not bias.isfinite().all():
+        raise ValueError("bias: holds NaN or infinity")
+    return bias.detach()
+
+
+def checked_predictions(predictions: Tensor, samples: int) -> Tensor:
+    """Predicted classes (B,), detached.
+
+    Raises:
+        ValueError: If they are not one integer a sample.
+    """
+    if not _is_integral(predictions) or predictions.shape != (samples,):
+        raise ValueError(
+            f"predictions: expected {samples} integer classes, shape ({samples},), "
+            f"got {_describe(predictions)}; of logits take the argmax"
+        )
+    return predictions.detach()
+
+
+def _is_integral(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.dtype == torch.bool:
+        return False
+    return not (value.is_floating_point() or value.is_complex())
+
+
+def checked_basis(projection: Tensor) -> Tensor:
+    """An orthonormal basis of the span of given columns, in the widest type of their device.
+
+    Raises:
+        ValueError: If it is not (d, m) with m <= d, not finite, or a column depends on the others.
+    """
+    if projection.ndim != 2 or not 1 <= projection.shape[1] <= projection.shape[0]:
+        raise ValueError(f"projection: expected shape (d, m) with m <= d, got {tuple(projection.shape)}")
+    wide = projection.detach().to(wide_dtype(projection.device))
+    basis, triangle = torch.linalg.qr(wide)
+    sizes = triangle.diagonal().abs()
+    if not bool(sizes.isfinite().all() & (sizes > 1e-10 * sizes.max()).all()):
+        raise ValueError(
+            "projection: its columns are not finite or depend on each other; leave the dependent ones out"
+        )
+    return basis
 
 
 def _describe(value: object) -> str:

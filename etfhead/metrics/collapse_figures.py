@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from etfhead.metrics.class_moments import ClassMoments
-from etfhead.metrics.simplex_geometry import product_distance, self_duality, simplex_distance
+from etfhead.metrics.simplex_geometry import product_distance, self_duality, simplex_distance, unit_rows
 from etfhead.metrics.variability import class_distance_variance, within_over_between
 
 __all__ = ["centred_means", "class_values", "collapse_figures"]
+
+_ROUNDING = 64  # units of rounding of the means below which what is left between them counts as nothing
 
 
 def centred_means(moments: ClassMoments) -> tuple[Tensor, Tensor]:
@@ -26,9 +28,9 @@ def centred_means(moments: ClassMoments) -> tuple[Tensor, Tensor]:
         )
     means = moments.means[seen]
     # Against the first mean: means that coincide exactly leave exactly nothing.
-    means = means - means[0]
-    centred = means - means.mean(0)
-    if not bool((centred != 0).any()):
+    shifted = means - means[0]
+    centred = shifted - shifted.mean(0)
+    if bool(centred.norm() <= _ROUNDING * torch.finfo(means.dtype).eps * means.norm()):
         raise ValueError(
             "features: all class means coincide, so there is nothing between the classes to compare with; "
             "is the network dead, or its features constant?"
@@ -103,7 +105,7 @@ def class_values(moments: ClassMoments, weight: Tensor | None = None) -> dict[st
     """
     centred, seen = centred_means(moments)
     norms = centred.norm(dim=1)
-    unit = torch.nn.functional.normalize(centred, dim=1)
+    unit = unit_rows(centred)
     cosines = torch.cat([(rows @ unit.T) for rows in unit.split(1024)])
     cosines.fill_diagonal_(-torch.inf)
     values = {
@@ -114,5 +116,5 @@ def class_values(moments: ClassMoments, weight: Tensor | None = None) -> dict[st
         "max_cosine": cosines.max(1).values,
     }
     if weight is not None:
-        values["alignment"] = (torch.nn.functional.normalize(weight[seen], dim=1) * unit).sum(1)
+        values["alignment"] = (unit_rows(weight[seen]) * unit).sum(1)
     return values

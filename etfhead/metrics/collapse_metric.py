@@ -11,10 +11,18 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import checked_size
-from etfhead.metrics._checks import checked_batch, checked_vectors, wide_dtype
+from etfhead.metrics._checks import (
+    checked_basis,
+    checked_batch,
+    checked_bias,
+    checked_predictions,
+    checked_vectors,
+    wide_dtype,
+)
 from etfhead.metrics._moments_sync import moments_over_processes
 from etfhead.metrics._plot import Axis, plot_figures
 from etfhead.metrics._sync import agree_on_width, sum_over_processes
+from etfhead.metrics._wide_metric import WideMetric
 from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
 from etfhead.metrics.collapse_figures import centred_means, class_values, collapse_figures
 from etfhead.metrics.functional import predicted_classes
@@ -26,7 +34,7 @@ __all__ = ["NeuralCollapse"]
 _PLOTTED = ("nc1", "cdnv", "nc2_equinorm", "nc2_equiangular", "nc3", "nc4")
 
 
-class NeuralCollapse(Metric):
+class NeuralCollapse(WideMetric):
     r"""Neural collapse of a stream of features: NC1 to NC4 and CDNV, in one pass and float64.
 
     .. math:: \mathrm{NC1} = \tfrac1K \mathrm{tr}(\Sigma_W \Sigma_B^+)
@@ -39,6 +47,9 @@ class NeuralCollapse(Metric):
     K = 10,000 and d = 2048, whatever the number of samples. They are brought to common class means and added
     up over processes. NC4 alone needs the samples again once the class means are known: with ``nc4="exact"``
     the features are kept until then, on their process and in their own type.
+
+    ``metric(features, labels)`` adds the batch and gives its own figures; it raises where the batch has none
+    (two classes and two samples of one are the least): call :meth:`update` to add only.
 
     Args:
         num_classes: K, at least 2.
@@ -64,8 +75,6 @@ class NeuralCollapse(Metric):
 
     is_differentiable = False
     higher_is_better = False
-    # A batch's own figures are of its own class means: states of batches do not just add up.
-    full_state_update = True
 
     counts: Tensor
     sums: Tensor
@@ -89,14 +98,15 @@ class NeuralCollapse(Metric):
         nc4: Literal["exact", "running"] | None = "exact",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Class vectors may be trained between two results: none is kept.
+        super().__init__(**{"compute_with_cache": False} | kwargs)
         self.num_classes = checked_size("num_classes", num_classes, 2)
         if nc4 not in ("exact", "running", None):
             raise ValueError(f"nc4={nc4!r}: expected 'exact', 'running' or None")
         self.nc4 = nc4
         self.register_buffer("weight", None, persistent=False)
         self.register_buffer("bias", None, persistent=False)
-        basis = None if projection is None else _orthonormal(projection)
+        basis = None if projection is None else checked_basis(projection)
         self.register_buffer("projection", basis, persistent=False)
         for name, state in zip(ClassMoments._fields, self._nothing(0), strict=True):
             self.add_state(name, state, dist_reduce_fx="sum")
@@ -104,6 +114,9 @@ class NeuralCollapse(Metric):
         self.add_state("decided", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("kept_features", [], dist_reduce_fx=None)
         self.add_state("kept_predictions", [], dist_reduce_fx=None)
+        # Of metrics whose states agree after the first batch MetricCollection updates one alone; NC4 is of
+        # each one's class vectors. NaN agrees with nothing.
+        self.add_state("apart", torch.tensor(torch.nan), dist_reduce_fx=None)
         if weight is not None:
             self.set_class_vectors(weight, bias)
 
@@ -114,10 +127,9 @@ class NeuralCollapse(Metric):
             ValueError: If a shape does not fit or a number is not finite.
         """
         checked_vectors("weight", weight, self.num_classes, self.in_features or None)
-        if bias is not None and bias.shape != (self.num_classes,):
-            raise ValueError(f"bias: expected shape ({self.num_classes},), got {tuple(bias.shape)}")
+        self.bias = None if bias is None else checked_bias(bias, self.num_classes)
         self.weight = weight.detach()
-        self.bias = None if bias is None else bias.detach()
+        self._computed = None
 
     @property
     def in_features(self) -> int:
@@ -142,10 +154,13 @@ class NeuralCollapse(Metric):
             ValueError: If a shape does not fit, a class is out of range or a feature is not finite.
         """
         wide, labels = checked_batch(features, labels, self.num_classes, self.in_features or None)
-        if predictions is not None and predictions.shape != labels.shape:
+        if self.weight is not None and self.weight.shape[1] != wide.shape[1]:
             raise ValueError(
-                f"predictions: expected shape {tuple(labels.shape)}, got {tuple(predictions.shape)}"
+                f"weight: expected shape ({self.num_classes}, {wide.shape[1]}) as the features, "
+                f"got {tuple(self.weight.shape)}; set_class_vectors() gives others"
             )
+        if predictions is not None:
+            predictions = checked_predictions(predictions, len(labels))
         if not self.in_features:
             self._allocate(wide)
         add_batch(self.moments, wide, labels, self.projection)
@@ -153,14 +168,16 @@ class NeuralCollapse(Metric):
             return
         if predictions is None:
             assert self.weight is not None  # noqa: S101 - said above
-            predictions = predicted_classes(features.detach(), self.weight, self.bias)
+            predictions = predicted_classes(wide, self.weight, self.bias)
         if self.nc4 == "exact":
             self.kept_features.append(features.detach().clone())
-            self.kept_predictions.append(predictions.detach().to(features.device))
+            self.kept_predictions.append(predictions.to(features.device))
         else:
             named = nearest_centre(wide, self.moments.means, self.counts > 0)
-            self.disagreements += (named != predictions.to(named.device)).sum()
-            self.decided += len(labels)
+            wrong = (named != predictions.to(named.device)).sum()
+            # Not in place: reset() in inference mode leaves tensors that cannot be changed outside of it.
+            self.disagreements = self.disagreements + wrong.to(self.disagreements.device)
+            self.decided = self.decided + len(labels)
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
@@ -187,13 +204,25 @@ class NeuralCollapse(Metric):
         return between_classes(centred_means(self.moments)[0]).directions
 
     def merge_state(self, incoming_state: Mapping[str, Any] | Metric) -> None:
-        """Add the samples that another instance, or its states by name, has seen."""
+        """Add the samples that another instance, or its states by name, has seen.
+
+        Raises:
+            ValueError: If it is of another number of classes, features or columns of the projection.
+        """
         incoming = incoming_state if isinstance(incoming_state, Mapping) else vars(incoming_state)
         other = ClassMoments(*(incoming[name] for name in ClassMoments._fields))
-        if other.sums.shape[1]:
+        if width := other.sums.shape[1]:
+            own = self.moments if self.in_features else self._nothing(width)
+            if [part.shape for part in other] != [part.shape for part in own]:
+                raise ValueError(
+                    f"incoming_state: expected sums {tuple(own.sums.shape)} and scatter "
+                    f"{tuple(own.scatter.shape)}, got {tuple(other.sums.shape)} and "
+                    f"{tuple(other.scatter.shape)}; merge those of the same classes, features and projection"
+                )
             if not self.in_features:
                 self._allocate(other.sums)
-            self._hold(merge_moments(self.moments, other, self.projection))
+            with torch.inference_mode(False):  # as in _allocate
+                self._hold(merge_moments(self.moments, other, self.projection))
         self._computed = None
         self._update_count += 1
         self.disagreements = self.disagreements + incoming["disagreements"]
@@ -244,33 +273,23 @@ class NeuralCollapse(Metric):
     def _vectors(self) -> Tensor | None:
         if self.weight is None:
             return None
-        return checked_vectors("weight", self.weight, self.num_classes, self.in_features).to(self.sums)
+        return checked_vectors("weight", self.weight, self.num_classes, self.in_features or None).to(
+            self.sums
+        )
 
     def _nothing(self, width: int, device: torch.device | None = None) -> ClassMoments:
         columns = None if self.projection is None else self.projection.shape[1]
-        dtype = torch.float64 if device is None else wide_dtype(device)
+        # Until the first batch nothing is float64, which mps does not have.
+        dtype = torch.float32 if device is None else wide_dtype(device)
         return empty_moments(self.num_classes, width, columns, device=device, dtype=dtype)
 
     def _allocate(self, like: Tensor) -> None:
         width = like.shape[1]
         if self.projection is not None and len(self.projection) != width:
             raise ValueError(f"projection: expected {width} rows, one a feature, got {len(self.projection)}")
-        self._hold(self._nothing(width, like.device))
+        with torch.inference_mode(False):  # else later batches outside of it could not be added in place
+            self._hold(self._nothing(width, like.device))
 
     def _hold(self, moments: ClassMoments) -> None:
         for name, value in zip(ClassMoments._fields, moments, strict=True):
             setattr(self, name, value)
-
-
-def _orthonormal(projection: Tensor) -> Tensor:
-    """An orthonormal basis of the span of given columns, in the widest type of their device."""
-    if projection.ndim != 2 or not 1 <= projection.shape[1] <= projection.shape[0]:
-        raise ValueError(f"projection: expected shape (d, m) with m <= d, got {tuple(projection.shape)}")
-    wide = projection.detach().to(wide_dtype(projection.device))
-    basis, triangle = torch.linalg.qr(wide)
-    sizes = triangle.diagonal().abs()
-    if not bool(sizes.isfinite().all() & (sizes > 1e-10 * sizes.max()).all()):
-        raise ValueError(
-            "projection: its columns are not finite or depend on each other; leave the dependent ones out"
-        )
-    return basis

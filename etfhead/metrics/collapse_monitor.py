@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ _HIDDEN = ("nc1_trace",)  # K times nc1
 class CollapseMonitor:
     """Measures neural collapse at the classifier's input of any model, every n epochs on the same samples.
 
-    It hooks the layer only while it measures, in evaluation mode and without gradients, and leaves modes,
-    buffers and the CPU's random state as they were. Under torch.distributed every process brings its share
-    of the samples and gets the figures of all.
+    It hooks the layer only while it measures, in evaluation mode, uncompiled and without gradients, and
+    leaves modes, buffers and the CPU's random state as they were. Under torch.distributed every process
+    brings its share of the samples and gets the figures of all.
 
     Args:
         model: Any classifier; wrappers (DDP, torch.compile) are looked through. Its etfhead head is watched,
@@ -36,7 +38,7 @@ class CollapseMonitor:
             normalisation.
         loader: Yields ``(images, labels, ...)`` of a fixed subset of the training data, without augmentation.
         every: Epochs between two measurements.
-        num_classes: K; None takes the layer's.
+        num_classes: K, to be sure, or of a layer that does not tell; None takes the layer's.
         classifier: Dotted name of the layer to watch, instead of the search.
         path: JSON-lines file that :meth:`after_epoch` adds a line to; None for none.
 
@@ -46,7 +48,7 @@ class CollapseMonitor:
         problem: Why the last measurement lacks figures; empty if it does not.
 
     Raises:
-        ValueError: If no classifier is found.
+        ValueError: If no classifier is found, or it has another number of classes.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     >>> batches = [(torch.randn(30, 8, 8), torch.arange(30) % 3)]
@@ -74,7 +76,12 @@ class CollapseMonitor:
             raise ValueError(
                 f"num_classes: {self.classifier!r} does not tell how many classes it has; give it"
             )
-        self.num_classes = checked_size("num_classes", num_classes or known, 2)
+        self.num_classes = checked_size("num_classes", known if num_classes is None else num_classes, 2)
+        if known is not None and known != self.num_classes:
+            raise ValueError(
+                f"num_classes={num_classes}: {self.classifier!r} has {known} class vectors; leave "
+                "num_classes out, or name another layer (classifier='head.fc')"
+            )
         self.seconds = 0.0
         self.problem = ""
 
@@ -95,6 +102,7 @@ class CollapseMonitor:
             return {}
         figures = self.measure()
         if self.path is not None and _first_process():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"epoch": epoch, **figures}, allow_nan=False) + "\n")
         return figures
@@ -111,8 +119,12 @@ class CollapseMonitor:
 
         Returns:
             dict: The figures of :func:`~etfhead.metrics.neural_collapse` as ``collapse_nc1``, ...; NC4 by
-            what the layer itself predicts. ``collapse_images``; ``collapse_missing``, classes without a
-            sample; ``collapse_time``, seconds; ``collapse_not_finite``, samples left out, if any.
+            what the layer itself predicts, if it has K outputs. ``collapse_images``; ``collapse_missing``,
+            classes without a sample; ``collapse_time``, seconds; ``collapse_not_finite``, samples left out,
+            if any.
+
+        Raises:
+            ValueError: If batches are not images with one class each, or never pass the layer.
         """
         device = next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
         began = _now(device)
@@ -120,21 +132,39 @@ class CollapseMonitor:
         metric = NeuralCollapse(self.num_classes, weight=self._vectors()).to(states_on)
         counts = torch.zeros(2, dtype=torch.int64, device=device)  # added, not finite
         current: list[Tensor] = []
+        waiting = False
 
         def see(features: Tensor, scores: Tensor) -> None:
+            nonlocal waiting
+            waiting = False
             finite = features.isfinite().all(1)
             labels = current[0].to(features.device)
-            metric.update(
-                features[finite].to(states_on), labels[finite].to(states_on), scores.argmax(1)[finite]
-            )
+            if labels.shape != finite.shape:
+                raise ValueError(
+                    f"loader: expected labels of shape ({len(features)},), one integer class a sample, "
+                    f"got {tuple(labels.shape)}"
+                )
+            # A layer in the middle has a feature as its largest output, not a class.
+            predictions = scores.argmax(1)[finite] if scores.shape[1] == self.num_classes else None
+            metric.update(features[finite].to(states_on), labels[finite].to(states_on), predictions)
             counts.add_(torch.stack([finite.sum(), (~finite).sum()]))
 
-        with torch.random.fork_rng(devices=[]), evaluating(self.model), watching(self.layer, see):
+        with (
+            torch.random.fork_rng(devices=[]),
+            evaluating(self.model),
+            watching(self.layer, see),
+            _uncompiled(),
+        ):
             for images, labels in map(_pair, self.loader):
                 current[:] = [labels]
-                # Past a compiled __call__: compiled code may have been made without the hook.
-                self.model.forward(images.to(device, non_blocking=True))
-                tick(len(labels))
+                waiting = True
+                self.model(images.to(device, non_blocking=True))
+                if waiting:
+                    raise ValueError(
+                        f"classifier={self.classifier!r}: the model ran without calling this layer, so there "
+                        "are no features to measure; name the one that it calls (classifier='head.fc')"
+                    )
+                tick(len(images))
         figures = self._figures(metric)
         added, bad = _over_processes(counts)
         figures |= {"collapse_images": float(added)} | ({"collapse_not_finite": float(bad)} if bad else {})
@@ -160,12 +190,25 @@ class CollapseMonitor:
         return {f"collapse_{_NAMES.get(key, key)}": value for key, value in finite.items()}
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Compiled code may have been made before the hook was there, anywhere in the model."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, Sequence) or len(batch) < 2 or not all(map(torch.is_tensor, batch[:2])):
+        inside = f" of {', '.join(type(part).__name__ for part in batch)}" if _is_list(batch) else ""
         raise ValueError(
-            f"loader: expected batches (images, labels), tensors both, got {type(batch).__name__}"
+            f"loader: expected batches (images, labels), tensors both, got {type(batch).__name__}{inside}"
         )
     return batch[0], batch[1]
+
+
+def _is_list(batch: Any) -> bool:
+    return isinstance(batch, list | tuple)
 
 
 def _over_processes(counts: Tensor) -> list[int]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import Frame
@@ -16,6 +15,7 @@ from etfhead.metrics._blocks import inner_products, unit_distance
 from etfhead.metrics._checks import checked_batch, checked_vectors, wide_dtype
 from etfhead.metrics._sync import agree_on_width, sum_over_processes
 from etfhead.metrics._targets import checked_target, class_count, target_blocks
+from etfhead.metrics._wide_metric import WideMetric
 
 __all__ = ["FrameDistance", "frame_distance"]
 
@@ -63,13 +63,13 @@ def frame_distance(
     return _distances(means, geometry, weight, None)
 
 
-class FrameDistance(Metric):
+class FrameDistance(WideMetric):
     r"""Distance of the last layer from a frame, or from the optimum of a loss, as batches come in.
 
     Keeps counts and class sums, K (d + 1) numbers, in float64. The figures are those of
     :func:`frame_distance` over the classes seen; a target restricted to them is centred anew where its means
-    are meant centred. ``metric(features, labels)`` compares that batch alone, which needs two of the classes:
-    call ``update`` to add one.
+    are meant centred. ``metric(features, labels)`` adds the batch and compares it alone, which needs two of
+    the classes: call ``update`` to add only.
 
     Args:
         target: A frame, a :class:`~etfhead.frames.last_layer.LastLayer`, or a (K, K) Gram matrix.
@@ -95,7 +95,7 @@ class FrameDistance(Metric):
 
     is_differentiable: bool = False
     higher_is_better: bool = False
-    full_state_update: bool = False
+    full_state_update: bool | None = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 2.0
 
@@ -144,7 +144,8 @@ class FrameDistance(Metric):
         features, labels = checked_batch(features, labels, self.num_classes, self._width() or None)
         if not self._width():
             self.class_sums = self._no_sums(features.shape[1], features.device)
-        self.counts += torch.bincount(labels, minlength=self.num_classes)
+        # Not in place: reset() in inference mode leaves tensors that cannot be changed outside of it.
+        self.counts = self.counts + torch.bincount(labels, minlength=self.num_classes)
         self.class_sums.index_add_(0, labels, features)
 
     def compute(self) -> dict[str, Tensor]:

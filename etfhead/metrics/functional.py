@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from etfhead.metrics._checks import checked_batch, checked_vectors
+from etfhead.metrics._checks import checked_batch, checked_bias, checked_predictions, checked_vectors
 from etfhead.metrics.class_moments import add_batch, empty_moments
 from etfhead.metrics.collapse_figures import collapse_figures
 from etfhead.metrics.nearest_centre import nearest_centre_disagreement
@@ -53,8 +53,8 @@ def neural_collapse(
         - ``missing_classes``, ``single_sample_classes``: how many.
 
     Raises:
-        ValueError: On labels out of range, features that are not (N, d) or not finite, fewer than two
-            classes, no class with two samples, or class means that all coincide.
+        ValueError: On shapes or types that do not fit, labels out of range, numbers that are not finite,
+            fewer than two classes, no class with two samples, or class means that all coincide.
 
     >>> import torch
     >>> labels = torch.arange(6) % 3
@@ -64,6 +64,10 @@ def neural_collapse(
     True
     """
     wide, labels = checked_batch(features, labels, num_classes)
+    if predictions is not None:
+        predictions = checked_predictions(predictions, len(wide))
+    if bias is not None:
+        bias = checked_bias(bias, num_classes)
     moments = empty_moments(num_classes, wide.shape[1], device=wide.device, dtype=wide.dtype)
     add_batch(moments, wide, labels)
     if weight is not None:

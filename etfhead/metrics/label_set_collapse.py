@@ -15,6 +15,7 @@ from etfhead.metrics._checks import checked_batch, checked_vectors, wide_dtype
 from etfhead.metrics._moments_sync import moments_over_processes
 from etfhead.metrics._plot import Axis, plot_figures
 from etfhead.metrics._sync import agree_on_width, sum_over_processes
+from etfhead.metrics._wide_metric import WideMetric
 from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
 from etfhead.metrics.collapse_figures import collapse_figures
 from etfhead.metrics.label_set_table import LabelSets, distinct_sets, join_sets
@@ -27,7 +28,7 @@ _SINGLES = ("counts", "sums", "squares", "scatter")
 _SETS = ("set_counts", "set_sums", "set_squares")
 
 
-class MultiLabelCollapse(Metric):
+class MultiLabelCollapse(WideMetric):
     r"""Neural collapse of multi-label features, in one pass and float64.
 
     Where data are balanced within each number of labels m, samples with one label collapse to a simplex, and
@@ -64,8 +65,6 @@ class MultiLabelCollapse(Metric):
 
     is_differentiable = False
     higher_is_better = False
-    # A batch's own figures are of its own class means: states of batches do not just add up.
-    full_state_update = True
 
     counts: Tensor
     sums: Tensor
@@ -81,7 +80,8 @@ class MultiLabelCollapse(Metric):
     def __init__(
         self, num_classes: int, weight: Tensor | None = None, *, min_samples: int = 1, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        # Class vectors may be trained between two results: none is kept.
+        super().__init__(**{"compute_with_cache": False} | kwargs)
         self.num_classes = checked_size("num_classes", num_classes, 2)
         self.min_samples = checked_size("min_samples", min_samples, 1)
         self.register_buffer("weight", None, persistent=False)
@@ -132,7 +132,7 @@ class MultiLabelCollapse(Metric):
         sizes = hot.sum(1)
         single, several = sizes == 1, sizes > 1
         add_batch(self.singles, wide[single], hot[single].int().argmax(1))
-        self.without_label += (sizes == 0).sum()
+        self.without_label = self.without_label + (sizes == 0).sum()
         if bool(several.any()):
             wanted, inverse = hot[several].unique(dim=0, return_inverse=True)
             self.set_labels, moments, found = self._index.find(self.set_labels, self.sets, wanted)
@@ -175,6 +175,8 @@ class MultiLabelCollapse(Metric):
         """Add the samples that another instance, or its states by name, has seen."""
         given = incoming_state if isinstance(incoming_state, Mapping) else vars(incoming_state)
         singles = ClassMoments(*(given[name] for name in _SINGLES))
+        self._computed = None
+        self._update_count += 1
         if width := singles.sums.shape[1]:
             if not self.in_features:
                 self._allocate(width, singles.sums.device)
@@ -227,8 +229,9 @@ class MultiLabelCollapse(Metric):
 
     def _allocate(self, width: int, device: torch.device) -> None:
         options: dict[str, Any] = {"device": device, "dtype": wide_dtype(device)}
-        self._hold(_SINGLES, empty_moments(self.num_classes, width, **options))
-        self._hold(_SETS, empty_moments(0, width, 0, **options))
+        with torch.inference_mode(False):  # else later batches outside of it could not be added in place
+            self._hold(_SINGLES, empty_moments(self.num_classes, width, **options))
+            self._hold(_SETS, empty_moments(0, width, 0, **options))
         self.set_labels = self.set_labels.to(device)
         self.without_label = self.without_label.to(device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,10 +65,12 @@ class LabelSets:
 
 
 def _enlarged(labels: Tensor, moments: ClassMoments, rows: int) -> tuple[Tensor, ClassMoments]:
-    more = empty_moments(rows, moments.sums.shape[1], 0, device=moments.sums.device, dtype=moments.sums.dtype)
+    options: dict[str, Any] = {"device": moments.sums.device, "dtype": moments.sums.dtype}
+    with torch.inference_mode(False):  # else rows could not be added to in place outside of it
+        more = empty_moments(rows, moments.sums.shape[1], 0, **options)
+        grown = torch.zeros(rows, labels.shape[1], dtype=labels.dtype, device=labels.device)
     for wide, narrow in zip(more[:3], moments[:3], strict=True):
         wide[: len(narrow)] = narrow
-    grown = labels.new_zeros(rows, labels.shape[1])
     grown[: len(labels)] = labels
     return grown, more
 

@@ -69,8 +69,8 @@ def watching(layer: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterato
     the scores (B, K) are.
     """
 
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        features, scores = inputs[0], output
+    def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        features, scores = next(iter((*inputs, *named.values()))), output
         axis = 1 if isinstance(module, nn.Conv2d) else -1
         if isinstance(module, FeatureHead):
             axis = module.channel_dim
@@ -78,7 +78,7 @@ def watching(layer: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterato
             features = features.movedim(-1, axis)
         see(_per_sample(features, axis), _per_sample(scores, axis))
 
-    handle = layer.register_forward_hook(hook)
+    handle = layer.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["nearest_centre", "nearest_centre_disagreement"]
 
-_SAMPLES = 4096  # distances held at once
+_SAMPLES = 2048  # whose distances are held at once
 
 
 def nearest_centre(features: Tensor, centres: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -34,14 +34,14 @@ def nearest_centre_disagreement(features: Tensor, centres: Tensor, predicted: Te
     """Number of samples whose predicted class is not that of the nearest centre.
 
     Args:
-        features: (N, d).
+        features: (N, d), any floating type and device; compared in the centres'.
         centres: (K, d).
         predicted: The classifier's classes, (N,).
         seen: (K,) bool, the classes that have a centre.
     """
-    wrong = torch.zeros((), dtype=torch.int64, device=features.device)
+    wrong = torch.zeros((), dtype=torch.int64, device=centres.device)
     for start in range(0, len(features), _SAMPLES):
         part = slice(start, start + _SAMPLES)
-        wide = features[part].to(torch.promote_types(features.dtype, torch.float32))
-        wrong += (nearest_centre(wide, centres, seen) != predicted[part]).sum()
+        named = nearest_centre(features[part].to(centres), centres, seen)
+        wrong += (named != predicted[part].to(centres.device)).sum()
     return wrong

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["SimplexDistance", "product_distance", "self_duality", "simplex_distance"]
+__all__ = ["SimplexDistance", "product_distance", "self_duality", "simplex_distance", "unit_rows"]
 
 _ROWS = 1024  # rows of a K x K matrix held at once
 
@@ -37,17 +37,17 @@ def simplex_distance(vectors: Tensor) -> SimplexDistance:
         vectors: (K, d), class vectors as they are, or class means minus their mean.
 
     Raises:
-        ValueError: If all vectors are zero.
+        ValueError: If there are fewer than two vectors, or all are zero.
 
     >>> triangle = torch.eye(3, dtype=torch.float64) - 1 / 3
     >>> all(distance < 1e-12 for distance in simplex_distance(triangle))
     True
     """
-    classes = len(vectors)
+    classes = _at_least_two("vectors", vectors)
     norms = vectors.norm(dim=1)
     if not bool((norms > 0).any()):
         raise ValueError("vectors: all are zero, so they have no direction to compare")
-    unit = torch.nn.functional.normalize(vectors, dim=1)
+    unit = unit_rows(vectors)
     scale = _product_norm(vectors, vectors)
     mean = norms.mean()
     # Against the first norm: equal norms have a spread of exactly zero.
@@ -90,14 +90,28 @@ def product_distance(weight: Tensor, centred: Tensor) -> Tensor:
     Args:
         weight: W, (K, d).
         centred: M, class means minus their mean, (K, d).
+
+    Raises:
+        ValueError: If there are fewer than two class vectors.
     """
-    classes = len(weight)
+    classes = _at_least_two("weight", weight)
     scale = _nonzero(_product_norm(weight, centred))
     squares = [
         _squares_to_simplex(weight[start : start + _ROWS] @ (centred.T / scale), start, classes)
         for start in range(0, classes, _ROWS)
     ]
     return torch.stack(squares).sum().sqrt()
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Rows (K, d) over their norms, at any scale; a zero row stays zero."""
+    return vectors / _nonzero(vectors.norm(dim=1, keepdim=True))
+
+
+def _at_least_two(argument: str, vectors: Tensor) -> int:
+    if len(vectors) < 2:
+        raise ValueError(f"{argument}: expected at least two rows to compare, got {len(vectors)}")
+    return len(vectors)
 
 
 def _nonzero(norm: Tensor) -> Tensor:

@@ -82,8 +82,13 @@ def class_distance_variance(centred: Tensor, variances: Tensor) -> Tensor:
 
     Returns:
         Tensor: A number >= 0; infinite if two class means coincide.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
     """
     classes = len(centred)
+    if classes < 2:
+        raise ValueError(f"centred: expected at least two class means to compare, got {classes}")
     squares = centred.square().sum(1)
     total = centred.new_zeros(())
     for start in range(0, classes, _ROWS):

@@ -21,6 +21,13 @@ def tiny(num_classes=4, **options):
     return timm.create_model("test_resnet", num_classes=num_classes, **options)
 
 
+def aside():
+    """A model that reads its classifier's weight, past the module."""
+    model = tiny()
+    model.forward = lambda x: model.forward_features(x).mean((2, 3)) @ model.fc.weight.T
+    return model
+
+
 def by_hand(model, loader, vectors, num_classes):
     """Penultimate features by timm's own call, in evaluation mode."""
     model.eval()
@@ -134,12 +141,46 @@ def test_wrappers_are_looked_through():
         )
     monitor = CollapseMonitor(model, loader)
     model.compile(backend="eager")
-    model(loader[0][0])  # compiled before the hook is there
-    assert_same(monitor.measure(), {k.removeprefix("collapse_"): v for k, v in plain.items()})
+    with torch.no_grad():
+        model(loader[0][0])  # compiled before the hook is there
+        assert_same(monitor.measure(), {k.removeprefix("collapse_"): v for k, v in plain.items()})
+        outer = nn.Sequential(torch.compile(tiny().eval(), backend="eager"))
+        outer(loader[0][0])
+    found = CollapseMonitor(outer, loader, classifier="0._orig_mod.fc").measure()
+    assert_same(found, {k.removeprefix("collapse_"): v for k, v in plain.items()})
+
+
+def test_a_model_that_is_the_layer_or_calls_it_by_keyword():
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = layer
+
+        def forward(self, x):
+            return self.fc(input=x)
+
+    layer = nn.Linear(12, 4)
+    loader = [(x.flatten(1)[:, :12], y) for x, y in batches()]
+    features, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    expected = neural_collapse(features, labels, 4, weight=layer.weight, bias=layer.bias)
+    for model, name in ((layer, ""), (Keyword(), "fc")):
+        assert_same(CollapseMonitor(model, loader, classifier=name).measure(), expected)
+
+
+def test_a_layer_that_is_not_the_classifier_has_no_nc4():
+    found = CollapseMonitor(tiny(), batches(), classifier="global_pool", num_classes=4).measure()
+    assert found["collapse_nc1"] > 0
+    assert "collapse_nc4" not in found
+
+
+def test_no_batch_is_said():
+    monitor = CollapseMonitor(tiny(), [])
+    assert monitor.measure()["collapse_images"] == 0
+    assert "0 of 4 classes have a sample" in monitor.problem
 
 
 def test_epochs_that_are_due_are_written_to_a_file(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "a folder" / "metrics.jsonl"
     monitor = CollapseMonitor(tiny(), batches(), every=3, path=path)
     measured = [epoch for epoch in range(7) if monitor.after_epoch(epoch)]
     assert measured == [2, 5]
@@ -199,6 +240,30 @@ def test_stopping_in_the_middle_leaves_no_hook():
         (
             lambda: CollapseMonitor(tiny(), [torch.ones(3)]).measure(),
             r"loader: expected batches \(images, labels\)",
+        ),
+        (
+            lambda: CollapseMonitor(tiny(), [(x, y.numpy()) for x, y in batches()]).measure(),
+            "tensors both, got tuple of Tensor, ndarray",
+        ),
+        (
+            lambda: CollapseMonitor(tiny(), [(x, y[:3]) for x, y in batches()]).measure(),
+            r"loader: expected labels of shape \(10,\), one integer class a sample, got \(3,\)",
+        ),
+        (
+            lambda: CollapseMonitor(tiny(), [(x, torch.eye(4)[y]) for x, y in batches()]).measure(),
+            r"loader: expected labels of shape \(10,\), one integer class a sample, got \(10, 4\)",
+        ),
+        (
+            lambda: CollapseMonitor(tiny(10), [], num_classes=4),
+            "num_classes=4: 'fc' has 10 class vectors",
+        ),
+        (
+            lambda: CollapseMonitor(tiny(), [], num_classes=0),
+            "num_classes=0: expected an integer >= 2",
+        ),
+        (
+            lambda: CollapseMonitor(aside(), batches()).measure(),
+            "classifier='fc': the model ran without calling this layer",
         ),
     ],
 )

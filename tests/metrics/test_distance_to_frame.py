@@ -205,8 +205,14 @@ def test_forward_gives_the_batch_and_keeps_the_sum():
     batch = FrameDistance(FRAMES[0])
     batch.update(features[30:], labels[30:])
     whole.update(features, labels)
-    metric(features[:30], labels[:30])
+    with pytest.raises(ValueError, match="1 of 6 classes"):
+        metric(features[:1], labels[:1])  # no figures of its own, but added
+    metric(features[1:30], labels[1:30])
     assert metric(features[30:], labels[30:])["means"] == batch.compute()["means"]
+    both = FrameDistance(FRAMES[0])
+    both.update(features[:30], labels[:30])
+    both.merge_state(batch)
+    torch.testing.assert_close(both.compute()["means"], whole.compute()["means"], rtol=1e-13, atol=0)
     torch.testing.assert_close(metric.compute()["means"], whole.compute()["means"], rtol=1e-13, atol=0)
 
 
@@ -268,13 +274,17 @@ def test_half_precision_is_summed_in_float64(dtype):
     metric.update(features, labels)
     exact.update(features.double(), labels)
     assert metric.compute() == exact.compute()
-    assert metric.half().class_sums.dtype == torch.float64
+    expected = metric.compute()
+    for cast in (metric.half(), metric.to(torch.bfloat16)):
+        assert cast.class_sums.dtype == torch.float64
+        assert cast.compute() == expected
 
 
 def test_batches_in_and_out_of_inference_mode_with_integers_of_any_width():
     features, labels = samples()
     metric, whole = FrameDistance(FRAMES[0]), FrameDistance(FRAMES[0])
     with torch.inference_mode():
+        metric.reset()
         metric.update(features[:30], labels[:30].to(torch.uint8))
     metric.update(features[30:].requires_grad_(), labels[30:].to(torch.int32))
     whole.update(features.detach(), labels)

@@ -251,6 +251,26 @@ def test_reset_forward_pickle_merge_and_plot():
     torch.testing.assert_close(metric.compute()["tag_error"], whole["tag_error"])
 
 
+def test_casts_inference_mode_and_batches_without_figures_leave_the_sums():
+    target = every_set(1, 2, 3, each=3)
+    features, vectors = noisy(target)
+    weight = vectors.clone()
+    metric = MultiLabelCollapse(K, weight)
+    with torch.inference_mode():
+        metric.reset()
+        metric.update(features[:40], target[:40])
+    metric.update(features[40:60], target[40:60])
+    torch.nn.ModuleList([metric]).to(torch.bfloat16)
+    with pytest.raises(ValueError, match="0 of 6 labels"):
+        metric(features[60:61], target[60:61])  # added all the same
+    metric.update(features[61:], target[61:])
+    for factor in (1.0, -1.0):
+        weight.copy_(factor * vectors)  # followed between two results
+        expected = multilabel_collapse(features, target, K, weight=weight)
+        for name, value in metric.compute().items():
+            torch.testing.assert_close(value, expected[name])
+
+
 def _measure(rank, folder, batches, vectors):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2

@@ -9,9 +9,17 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch.nn.functional import normalize
+from torchmetrics import MetricCollection
 
 from etfhead.frames import make_frame
-from etfhead.metrics import NeuralCollapse, neural_collapse
+from etfhead.metrics import (
+    NeuralCollapse,
+    class_distance_variance,
+    neural_collapse,
+    product_distance,
+    simplex_distance,
+    within_over_between,
+)
 
 PUBLIC = json.loads((Path(__file__).parent / "public_library.json").read_text())
 
@@ -223,6 +231,15 @@ def test_batches_order_and_shares_do_not_matter():
     first.merge_state({name: getattr(second, name) for name in first._defaults})
     first.merge_state(NeuralCollapse(9))
     assert_figures(first.compute(), whole, rtol=1e-12)
+    other, narrow = NeuralCollapse(8), NeuralCollapse(9, nc4=None)
+    other.update(features[labels < 8], labels[labels < 8])
+    narrow.update(features[:, :5], labels)
+    for stranger in (other, narrow):
+        with pytest.raises(ValueError, match=r"incoming_state: expected sums \(9, 6\)"):
+            first.merge_state(stranger)
+    with pytest.raises(ValueError, match=r"incoming_state: expected sums \(9, 6\) and scatter \(2, 2\)"):
+        NeuralCollapse(9, projection=torch.eye(6, 2)).merge_state(first)
+    assert_figures(first.compute(), whole, rtol=1e-12)
 
 
 def test_rotation_scale_and_shift_leave_every_figure():
@@ -249,6 +266,11 @@ def test_reset_forward_copies_and_pickles():
     buffer = io.BytesIO()
     metric.persistent(True)
     torch.save(metric.state_dict(), buffer)
+    buffer.seek(0)
+    resumed = NeuralCollapse(4, weight=torch.eye(4, 5))
+    resumed.persistent(True)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    assert_figures(resumed.compute(), expected)
     metric.reset()
     assert metric.in_features == 0
     batch = metric(features[:40], labels[:40])
@@ -261,13 +283,14 @@ def test_class_vectors_that_train_in_place_are_followed_and_can_be_set():
     features, labels = clusters(4, 5, 0.2)
     layer = torch.nn.Linear(5, 4, bias=False)
     metric = streamed(features, labels, 4, weight=layer.weight, nc4=None)
+    metric.compute()
     torch.nn.init.eye_(layer.weight)
     expected = neural_collapse(features, labels, 4, weight=torch.eye(4, 5))
     assert float(metric.compute()["nc3"]) == pytest.approx(float(expected["nc3"]))
     assert "nc4" not in metric.compute()
-    metric.set_class_vectors(torch.eye(4, 5) * 2 + 1)
-    metric.update(features[:1], labels[:1])
-    assert float(metric.compute()["nc3"]) != pytest.approx(float(expected["nc3"]), rel=1e-3)
+    other = torch.eye(4, 5) * 2 + 1
+    metric.set_class_vectors(other)
+    assert_figures(metric.compute(), {"nc3": neural_collapse(features, labels, 4, weight=other)["nc3"]})
 
 
 def test_class_vectors_that_are_all_zero_have_no_figures():
@@ -301,6 +324,15 @@ def test_missing_and_single_classes_are_counted_and_left_out():
     assert_figures(
         figures, {key: value for key, value in expected.items() if key.startswith(("nc1", "nc2_", "cd"))}
     )
+
+
+@pytest.mark.parametrize("nc4", ["exact", "running"])
+def test_nc4_never_names_a_class_without_a_centre(nc4):
+    features = torch.tensor([[1.0], [0.2], [-1.0], [-0.2]])  # two are closer to zero than to their means
+    labels = torch.tensor([0, 0, 1, 1])
+    metric = NeuralCollapse(3, nc4=nc4)
+    metric.update(features, labels, labels)
+    assert float(metric.compute()["nc4"]) == 0.0
 
 
 def test_running_nc4_judges_by_the_means_so_far_and_keeps_nothing():
@@ -440,6 +472,7 @@ def test_a_metric_that_saw_nothing_says_so():
         ({"weight": torch.ones(4, 3)}, r"weight: expected shape \(3, d\)"),
         ({"weight": torch.full((3, 3), torch.nan)}, "weight: holds NaN"),
         ({"weight": torch.ones(3, 3), "bias": torch.ones(2)}, r"bias: expected shape \(3,\)"),
+        ({"weight": torch.ones(3, 3), "bias": torch.full((3,), torch.nan)}, "bias: holds NaN"),
         ({"projection": torch.ones(3)}, r"projection: expected shape \(d, m\)"),
         ({"projection": torch.ones(3, 2)}, "depend on each other"),
     ],
@@ -450,14 +483,150 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_a_weight_or_projection_of_another_width_is_refused_with_the_first_batch():
-    metric = NeuralCollapse(3, weight=torch.eye(3), nc4=None)
-    metric.update(*GOOD)
-    with pytest.raises(ValueError, match=r"weight: expected shape \(3, 4\)"):
-        metric.compute()
+    for nc4 in ("exact", "running", None):
+        metric = NeuralCollapse(3, weight=torch.eye(3), nc4=nc4)
+        with pytest.raises(ValueError, match=r"weight: expected shape \(3, 4\)"):
+            metric.update(*GOOD)
+        assert not metric.in_features
+        with pytest.raises(ValueError, match="0 of 3 classes have a sample"):
+            metric.compute()
     with pytest.raises(ValueError, match="projection: expected 4 rows"):
         NeuralCollapse(3, projection=torch.eye(5, 2)).update(*GOOD)
-    with pytest.raises(ValueError, match=r"predictions: expected shape \(6,\)"):
-        NeuralCollapse(3).update(*GOOD, predictions=torch.zeros(3))
+    for bad in (torch.zeros(3, dtype=torch.int64), torch.zeros(6), torch.eye(6, 3), [0] * 6):
+        with pytest.raises(ValueError, match=r"predictions: expected 6 integer classes"):
+            NeuralCollapse(3).update(*GOOD, predictions=bad)
+        with pytest.raises(ValueError, match=r"predictions: expected 6 integer classes"):
+            neural_collapse(*GOOD, 3, predictions=bad)
+    for bad, message in (
+        (torch.ones(1), r"expected shape \(3,\)"),
+        (torch.full((3,), torch.inf), "infinity"),
+    ):
+        with pytest.raises(ValueError, match=f"bias: .*{message}"):
+            neural_collapse(*GOOD, 3, weight=torch.eye(3, 4), bias=bad)
+
+
+@pytest.mark.parametrize("nc4", ["exact", "running"])
+def test_updates_inside_and_outside_of_inference_mode(nc4):
+    features, labels = clusters(4, 5, 0.6)
+    weight = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    expected = streamed(features, labels, 4, (80,), weight=weight, nc4=nc4).compute()
+    metric = NeuralCollapse(4, weight=weight, nc4=nc4)
+    with torch.inference_mode():
+        metric.update(features[:80], labels[:80])
+        merged = NeuralCollapse(4, weight=weight, nc4=nc4)
+        merged.merge_state(metric)
+    for half in (metric, merged):
+        half.update(features[80:], labels[80:])
+        assert_figures(half.compute(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("cast", ["half", "to", "set_dtype"])
+def test_casting_the_module_around_it_leaves_the_sums(cast):
+    features, labels = clusters(4, 5, 0.2)
+    layer = torch.nn.Linear(5, 4)
+    metric = NeuralCollapse(4, weight=layer.weight)
+    metric.update(features[:80], labels[:80])
+    if cast == "set_dtype":
+        metric.set_dtype(torch.float16)
+    elif cast == "half":
+        torch.nn.ModuleList([metric]).half()
+    else:
+        torch.nn.ModuleList([metric]).to(torch.bfloat16)
+    metric.update(features[80:], labels[80:])
+    torch.nn.init.eye_(layer.weight)  # still followed
+    expected = neural_collapse(features, labels, 4, weight=torch.eye(4, 5))
+    assert_figures(metric.compute(), {"nc1": expected["nc1"], "nc3": expected["nc3"]}, rtol=1e-12)
+
+
+def test_a_batch_without_figures_of_its_own_is_added_all_the_same():
+    features, labels = clusters(4, 5, 0.2)
+    metric = NeuralCollapse(4, weight=torch.eye(4, 5))
+    for start, sample in enumerate(features):
+        with pytest.raises(ValueError, match="1 of 4 classes"):
+            metric(sample[None], labels[start : start + 1])
+    assert_figures(metric.compute(), neural_collapse(features, labels, 4, weight=torch.eye(4, 5)), rtol=1e-12)
+
+
+def test_a_process_goes_on_after_a_result_that_all_processes_lack():
+    features, labels = clusters(4, 5, 0.2)
+    metric = NeuralCollapse(
+        4, distributed_available_fn=lambda: True, dist_sync_fn=lambda tensor, group=None: [tensor, tensor]
+    )
+    metric.update(features[:1], labels[:1])
+    with pytest.raises(ValueError, match="1 of 4 classes"):
+        metric.compute()
+    metric.update(features[1:], labels[1:])
+    assert_figures(metric.compute(), {"nc1": neural_collapse(features, labels, 4)["nc1"]})  # twice the same
+    assert int(metric.counts.sum()) == len(labels)
+
+
+def test_metrics_of_a_collection_have_their_own_nc4():
+    features, labels = clusters(4, 5, 0.6)
+    first = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    features[0] = first[2]  # both name the same class at first
+    weights = {"one": first, "other": first.clone().index_fill(0, torch.tensor([0]), 3.0)}
+    weights["other"][2] = 5 * first[2]
+    collection = MetricCollection(
+        {"none": NeuralCollapse(4, nc4=None)} | {k: NeuralCollapse(4, weight=w) for k, w in weights.items()}
+    )
+    for batch in (slice(0, 1), slice(1, None)):
+        collection.update(features[batch], labels[batch])
+    found = collection.compute()
+    expected = {key: neural_collapse(features, labels, 4, weight=w)["nc4"] for key, w in weights.items()}
+    assert expected["one"] != expected["other"]
+    assert "none_nc4" not in found
+    assert {key: found[f"{key}_nc4"] for key in weights} == expected
+
+
+@pytest.mark.parametrize(("dtype", "scale", "offset"), [(torch.float16, 3e3, 0.0), (torch.float32, 1.0, 1e6)])
+def test_nc4_compares_in_float64_whatever_the_features(dtype, scale, offset):
+    features, labels = clusters(4, 8, 0.6, samples=200)
+    features = (scale * features.double() + offset).to(dtype)
+    weight = 30 * torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    metric = NeuralCollapse(4, weight=weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        metric.update(features, labels)
+        found = metric.compute()["nc4"]
+    assert float(found) == pytest.approx(reference(features, labels, weight)["nc4"])
+
+
+def test_nc1_is_not_negative_where_the_classes_spread_across_their_distance_alone():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        across, between = torch.linalg.qr(torch.randn(9, 2, generator=generator, dtype=torch.float64)).Q.T
+        value = within_over_between(1e8 * torch.outer(across, across), 10, torch.stack([between, -between]))
+        assert 0.0 <= float(value) < 1e-6
+
+
+def test_tiny_features_have_the_figures_of_large_ones():
+    features, labels = clusters(5, 8, 0.3, dtype=torch.float64)
+    weight = torch.randn(5, 8, dtype=torch.float64)
+    plain = neural_collapse(features, labels, 5, weight=weight)
+    assert_figures(neural_collapse(1e-15 * features, labels, 5, weight=1e-15 * weight), plain, rtol=1e-10)
+    cosines = [
+        streamed(scale * features, labels, 5, weight=scale * weight).class_values()["max_cosine"]
+        for scale in (1.0, 1e-15)
+    ]
+    torch.testing.assert_close(*cosines)
+
+
+def test_constant_features_are_refused_though_their_means_round_differently():
+    labels = torch.arange(1000).remainder(7).clamp(max=3)
+    with pytest.raises(ValueError, match="all class means coincide"):
+        neural_collapse(torch.full((1000, 8), 0.1, dtype=torch.float64), labels, 4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: simplex_distance(torch.ones(1, 3)),
+        lambda: product_distance(torch.ones(1, 3), torch.ones(1, 3)),
+        lambda: class_distance_variance(torch.ones(1, 3), torch.ones(1)),
+    ],
+)
+def test_one_class_cannot_be_compared(call):
+    with pytest.raises(ValueError, match="at least two"):
+        call()
 
 
 OPTIONS = ({}, {"projection": torch.eye(6, 5)})
