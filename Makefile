@@ -44,6 +44,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.head_step --device $(DEVICE)
 	$(BIN)/python -m benchmarks.head_plots --device $(DEVICE)
 	$(BIN)/python -m benchmarks.collapse --device $(DEVICE)
+	$(BIN)/python -m benchmarks.multilabel_step --device $(DEVICE)
+	$(BIN)/python -m benchmarks.label_decoding
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

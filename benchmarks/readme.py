@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.common import RESULTS
 from benchmarks.head_sides import Size
 from etfhead.experiment.report.by_epoch import shown_epochs
+from etfhead.experiment.report.score import DECODINGS
 
 _ROOT = Path(__file__).parent.parent
 PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -48,6 +49,44 @@ def comparison(name: str) -> str:
     header = ["arm", "test accuracy, best epoch (%)", "last epoch (%)", "difference [95 %]"]
     header += ["ECE (%)", "head parameters", "head optimizer state (bytes)"]
     return _table(header, rows) + f"\n\n{summary['verdict']}"
+
+
+def label_comparison(name: str) -> str:
+    """A multi-label comparison: its primary metric with paired differences, then the others."""
+    summary = _load(name)["results"]
+    primary = summary["primary"].removeprefix("test_").removesuffix("_best")
+    others = {key: title for key, title in _LABEL_FIGURES.items() if key != primary}
+    rows = []
+    for arm, result in summary["arms"].items():
+        figures = result["figures"]
+        difference = result.get("differences", {}).get(summary["primary"])
+        text = "" if difference is None else f"{difference['mean']:+.2f}{_interval(difference, 2)}"
+        cells = [_spread(figures[f"test_{primary}_{when}"], 2) for when in ("best", "last")]
+        cells += [text, *(_spread_or_nothing(figures.get(f"test_{key}_best")) for key in others)]
+        rows.append([f"`{arm}`", *cells])
+    title = _LABEL_FIGURES[primary]
+    header = ["arm", f"{title}, best epoch (%)", "last epoch (%)", "difference [95 %]", *others.values()]
+    return _table(header, rows) + f"\n\n{summary['verdict']}"
+
+
+def label_decodings(name: str) -> str:
+    """Exact match of the same logits under every decoding; thresholds and gaps from the validation split."""
+    arms = _load(name)["results"]["arms"]
+    rows = [
+        [
+            f"`{arm}`",
+            *(
+                _spread_or_nothing(result["figures"].get(f"test_exact_match_by_{how}_best"))
+                for how in DECODINGS
+            ),
+        ]
+        for arm, result in arms.items()
+    ]
+    return _table(["arm", *DECODINGS.values()], rows)
+
+
+def _spread_or_nothing(figure: dict[str, Any] | None) -> str:
+    return "" if figure is None else _spread(figure, 2)
 
 
 def _spread(figure: dict[str, Any], digits: int) -> str:
@@ -197,8 +236,18 @@ _COMPARISONS = (
     "few_classes_photos",
     "orientation",
 )
+_LABEL_FIGURES = {  # of a multi-label comparison; its reports have more
+    "exact_match": "exact match",
+    "map": "mAP",
+    "map_head": "mAP, head",
+    "map_tail": "mAP, tail",
+    "of1": "OF1",
+    "cf1": "CF1",
+}
+_LABEL_COMPARISONS = ("multilabel_digits", "multilabel_fashion", "multilabel_real")
 WRITERS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(_COMPARISONS, comparison),
+    **dict.fromkeys(_LABEL_COMPARISONS, label_comparison),
     "train_step_cpu": train_step,
     "frame_logits_cpu": frame_logits,
     "head_step_cpu": head_step,
@@ -208,6 +257,7 @@ VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@V
     "epochs": by_epoch,
     "cost": collapse_cost,
     "digits": collapse_digits,
+    "decodings": label_decodings,
 }
 
 

@@ -14,6 +14,7 @@ from benchmarks import (
     head_step,
     label_decoding,
     memory,
+    multilabel_step,
     readme,
     train_step,
 )
@@ -46,6 +47,12 @@ def test_train_step_compares_every_basis_with_the_learnable_head():
     saved = {row["head"]: rows[0]["trainable_parameters"] - row["trainable_parameters"] for row in rows[1:]}
     assert set(saved.values()) == {96 * 10 + 10 - 1}
     assert rows[0]["ratio_to_learnable"]["median"] == 1.0
+
+
+def test_multilabel_step_pairs_every_side_with_binary_cross_entropy():
+    rows = multilabel_step.measure("test_resnet", 32, 4, 5, 2, "cpu")
+    assert [row["side"] for row in rows] == list(multilabel_step.SIDES)
+    assert rows[0]["ratio_to_bce"]["median"] == 1.0
 
 
 def test_frame_logits_counts_bytes():
