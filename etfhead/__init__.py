@@ -14,7 +14,14 @@ from etfhead._version import __version__
 if TYPE_CHECKING:
     from etfhead import frames, heads, losses, metrics, theory
     from etfhead.frames import Frame, make_frame
-    from etfhead.heads import ClassMeanHead, DeltaRuleHead, ETFHead, GuidedETFHead, MultiLabelETFHead
+    from etfhead.heads import (
+        ClassMeanHead,
+        DeltaRuleHead,
+        ETFHead,
+        GuidedETFHead,
+        MultiLabelETFHead,
+        RegressionHead,
+    )
     from etfhead.surgery import align_head, fold_head, swap_head
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "Frame",
     "GuidedETFHead",
     "MultiLabelETFHead",
+    "RegressionHead",
     "__version__",
     "align_head",
     "fold_head",
@@ -42,6 +50,7 @@ _HOME = {
     "DeltaRuleHead": "etfhead.heads",
     "GuidedETFHead": "etfhead.heads",
     "MultiLabelETFHead": "etfhead.heads",
+    "RegressionHead": "etfhead.heads",
     "Frame": "etfhead.frames",
     "make_frame": "etfhead.frames",
     "swap_head": "etfhead.surgery",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from etfhead.frames.assigned import AssignedFrame
 from etfhead.frames.base import Frame, checked_size
+from etfhead.frames.counted import is_made_for_counts
 from etfhead.frames.orient import checked_means, polar_factor
 
 __all__ = ["assign_classes"]
@@ -67,6 +68,12 @@ def assign_classes(frame: Frame, means: Tensor, *, method: str = "auto", rounds:
             f"another width become a code of this one by class_means_code(means, {frame.in_features})"
         )
     target = torch.nn.functional.normalize(means - means.mean(0), dim=1)
+    base = frame.base if isinstance(frame, AssignedFrame) else frame
+    if is_made_for_counts(base):
+        raise ValueError(
+            f"frame={base.name!r}: each of its vectors is made for the class of that count; expected a frame "
+            "whose vectors can be handed out, such as 'simplex'"
+        )
     start = frame
     if not isinstance(start, AssignedFrame):
         start = AssignedFrame(*expected, base=frame, assignment=range(frame.num_classes))

@@ -85,9 +85,10 @@ class Frame(ABC):
     """
 
     name: ClassVar[str]
+    least_classes: ClassVar[int] = 2  # a class needs another; a regression target does not
 
     def __init__(self, num_classes: int, in_features: int) -> None:
-        self.num_classes = checked_size("num_classes", num_classes, 2)
+        self.num_classes = checked_size("num_classes", num_classes, self.least_classes)
         self.in_features = checked_size("in_features", in_features, 1)
         self._measured: Coherence | None = None
 

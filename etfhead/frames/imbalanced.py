@@ -11,7 +11,14 @@ from torch import Tensor
 from etfhead.frames.last_layer import LastLayer
 from etfhead.frames.orthogonal_factors import helmert_matrix
 
-__all__ = ["imbalanced_ce_geometry", "orthogonal_geometry", "seli_geometry"]
+__all__ = [
+    "check_decays",
+    "checked_counts",
+    "imbalanced_ce_geometry",
+    "of_sum_zero_part",
+    "orthogonal_geometry",
+    "seli_geometry",
+]
 
 
 def orthogonal_geometry(
@@ -58,8 +65,8 @@ def orthogonal_geometry(
     >>> geometry.product.diagonal().round(decimals=4).tolist()  # the third class collapsed
     [0.8946, 0.6667, 0.0]
     """
-    counts = _checked_counts(class_counts)
-    _check_decays(weight_decay, feature_decay)
+    counts = checked_counts(class_counts)
+    check_decays(weight_decay, feature_decay)
     total = counts.sum().item()
     ridge = total * feature_decay
     gain, threshold = math.sqrt(feature_decay / weight_decay), total * math.sqrt(weight_decay * feature_decay)
@@ -71,7 +78,7 @@ def orthogonal_geometry(
         s = strength(counts)
         return LastLayer(s.diag(), (s / (s + ridge).square()).diag(), (s / (s + ridge)).diag(), centred=False)
     shares = counts / total
-    weight_gram, feature_gram, answer = _of_sum_zero_part(
+    weight_gram, feature_gram, answer = of_sum_zero_part(
         counts.diag() - total * torch.outer(shares, shares),
         strength,
         lambda x: strength(x) / (strength(x) + ridge).square(),
@@ -119,8 +126,8 @@ def imbalanced_ce_geometry(
     >>> geometry.product.round(decimals=4).tolist()
     [[2.5906, -2.2412], [-2.5906, 2.2412]]
     """
-    counts = _checked_counts(class_counts)
-    _check_decays(weight_decay, feature_decay)
+    counts = checked_counts(class_counts)
+    check_decays(weight_decay, feature_decay)
     classes, total = len(counts), counts.sum().item()
     share = (classes - 1) / classes
     ratio = counts.sqrt() / (total * math.sqrt(share * weight_decay * feature_decay))
@@ -161,14 +168,14 @@ def seli_geometry(class_counts: Sequence[int] | Tensor) -> LastLayer:
     >>> (geometry.weight_gram @ geometry.mean_gram).round(decimals=12).tolist()
     [[0.5, -0.5], [-0.5, 0.5]]
     """
-    counts = _checked_counts(class_counts)
-    weight_gram, mean_gram, product = _of_sum_zero_part(
+    counts = checked_counts(class_counts)
+    weight_gram, mean_gram, product = of_sum_zero_part(
         counts.diag(), torch.sqrt, torch.rsqrt, torch.ones_like
     )
     return LastLayer(weight_gram, mean_gram, product, centred=True)
 
 
-def _of_sum_zero_part(matrix: Tensor, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def of_sum_zero_part(matrix: Tensor, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
     """f(C A C) for each f, on the vectors that sum to zero; zero on the constant ones, whatever f(0)."""
     basis = helmert_matrix(len(matrix))
     eigenvalues, vectors = torch.linalg.eigh(basis.T @ matrix @ basis)
@@ -176,7 +183,8 @@ def _of_sum_zero_part(matrix: Tensor, *functions: Callable[[Tensor], Tensor]) ->
     return [(vectors * f(eigenvalues)) @ vectors.T for f in functions]
 
 
-def _checked_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
+def checked_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
+    """Samples of each class, (K,) float64 on the CPU, or a ValueError."""
     try:
         counts = torch.as_tensor(class_counts, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
@@ -192,7 +200,8 @@ def _checked_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
     return counts.to(torch.float64)
 
 
-def _check_decays(weight_decay: float, feature_decay: float) -> None:
+def check_decays(weight_decay: float, feature_decay: float) -> None:
+    """Refuse a decay that is not a positive number."""
     for argument, value in (("weight_decay", weight_decay), ("feature_decay", feature_decay)):
         if isinstance(value, bool) or not (isinstance(value, int | float) and 0.0 < value < math.inf):
             raise ValueError(

@@ -10,7 +10,11 @@ from etfhead.frames.assigned import AssignedFrame
 from etfhead.frames.base import Frame, checked_size
 from etfhead.frames.code import CodeFrame
 from etfhead.frames.fitted import ClassMeansFrame, OrientedSimplexFrame
+from etfhead.frames.imbalanced_ce import ImbalancedCEFrame
+from etfhead.frames.orthogonal import OrthogonalFrame
 from etfhead.frames.orthoplex import OrthoplexFrame
+from etfhead.frames.regression import RegressionFrame
+from etfhead.frames.seli import SeliFrame
 from etfhead.frames.simplex import SimplexFrame
 from etfhead.frames.union import UnionFrame
 
@@ -24,6 +28,10 @@ _KINDS: tuple[type[Frame], ...] = (
     OrientedSimplexFrame,
     ClassMeansFrame,
     AssignedFrame,
+    OrthogonalFrame,
+    ImbalancedCEFrame,
+    SeliFrame,
+    RegressionFrame,
 )
 FRAMES: dict[str, type[Frame]] = {kind.name: kind for kind in _KINDS}
 
@@ -95,6 +103,11 @@ def make_frame(
         raise ValueError(f"{unknown[0]}: not an option of frame={kind.name!r}; it has {', '.join(known)}")
     required = [option for option, parameter in known.items() if parameter.default is parameter.empty]
     if missing := [option for option in required if option not in options]:
+        if missing[0] == "class_counts":
+            raise ValueError(
+                f"class_counts: frame={kind.name!r} follows the training samples of each class; give all "
+                f"{num_classes} of them"
+            )
         raise ValueError(
             f"{missing[0]}: frame={kind.name!r} is made from data and needs it; fit it (align_head does), or "
             "add frame.state() to the spec"

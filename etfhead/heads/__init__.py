@@ -12,6 +12,7 @@ from etfhead.heads.label_sets import label_lists, multi_hot
 from etfhead.heads.learnable import CosineConvHead, CosineHead, LinearConvHead, LinearHead
 from etfhead.heads.low_rank import LowRank
 from etfhead.heads.multilabel import MultiLabelETFConvHead, MultiLabelETFHead
+from etfhead.heads.regression import RegressionConvHead, RegressionHead
 from etfhead.heads.scale import auto_scale
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "LowRank",
     "MultiLabelETFConvHead",
     "MultiLabelETFHead",
+    "RegressionConvHead",
+    "RegressionHead",
     "auto_scale",
     "decode_labels",
     "label_lists",

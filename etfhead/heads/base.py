@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class FeatureHead(nn.Module):
     """
 
     channel_dim = -1  # the feature axis; the 1x1-convolution twins have it at 1
+    least_classes: ClassVar[int] = 2  # a class needs another; a regression target does not
 
     def __init__(
         self,
@@ -50,10 +52,16 @@ class FeatureHead(nn.Module):
         if neck not in ("batchnorm", None):
             raise ValueError(f"neck={neck!r}: expected 'batchnorm' or None")
         self.in_features = checked_size("in_features", in_features, 1)
-        self.num_classes = self.out_features = checked_size("num_classes", num_classes, 2)
+        self.num_classes = checked_size("num_classes", num_classes, self.least_classes)
+        self.out_features = self.num_classes
         self.neck = None
         if neck == "batchnorm":
             self.neck = nn.BatchNorm1d(in_features, affine=False, device=device, dtype=dtype)
+
+    @classmethod
+    def classes_in(cls, options: Mapping[str, Any]) -> int | None:
+        """Number of outputs that keyword options decide; None where the replaced layer does."""
+        return None
 
     def class_vectors(self) -> Tensor:
         """Class vectors as rows, (K, d), as the logits use them before the scale."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -40,6 +41,8 @@ class ETFHead(FixedHead):
         in_features: d.
         num_classes: K, at least 2.
         frame: ``"auto"``, a frame's name, or a :class:`~etfhead.frames.Frame`.
+        class_counts: Training samples of each class, for the frames that follow them: ``"orthogonal"``,
+            ``"imbalanced_ce"`` and ``"seli"``, here in the limit of small decays.
         basis: ``"identity"``, ``"hadamard"`` or ``"haar"``, for the frames that have one.
         neck: ``"batchnorm"`` (no affine parameters) or None.
         normalize: L2-normalise the features behind the neck; such a head cannot be folded.
@@ -78,6 +81,7 @@ class ETFHead(FixedHead):
         num_classes: int,
         *,
         frame: str | Frame = "auto",
+        class_counts: Sequence[int] | None = None,
         basis: Literal["identity", "hadamard", "haar"] = "hadamard",
         neck: Neck = "batchnorm",
         normalize: bool = False,
@@ -102,9 +106,10 @@ class ETFHead(FixedHead):
             scale, num_classes, label_smoothing, unit_features=normalize or neck is not None
         )
         like = torch.empty(0, device=device, dtype=dtype)
-        self._hold_first(
-            choose_frame(frame, self.in_features, self.num_classes, basis=basis, seed=seed), like
-        )
+        options: dict[str, Any] = {"basis": basis, "seed": seed}
+        if class_counts is not None:
+            options["class_counts"] = class_counts
+        self._hold_first(choose_frame(frame, self.in_features, self.num_classes, **options), like)
         initial_scale = like.new_empty(1)
         if checked_flag("learn_scale", learn_scale):
             self.scale = nn.Parameter(initial_scale)

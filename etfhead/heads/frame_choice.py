@@ -17,11 +17,21 @@ def choose_frame(frame: str | Frame, in_features: int, num_classes: int, **optio
     """A frame of these sizes: the given one, or by name with those of the options that it has.
 
     Raises:
-        ValueError: If the frame is of other sizes, unknown, or does not exist for these.
+        ValueError: If the frame is of other sizes, unknown, or does not exist for these, or if
+            ``class_counts`` are among the options and it uses none.
     """
+    if isinstance(frame, Frame) and "class_counts" in options:
+        raise ValueError(
+            f"class_counts: the frame is built already ({frame}); give them to make_frame instead"
+        )
     if not isinstance(frame, Frame):
         sizes = {"num_classes": num_classes, "in_features": in_features}
         known = frame_options(frame, **sizes)
+        if "class_counts" in options and "class_counts" not in known:
+            raise ValueError(
+                f"class_counts: frame={frame!r} does not use them; leave them out, or take 'orthogonal', "
+                "'imbalanced_ce' or 'seli'"
+            )
         return make_frame(frame, **sizes, **{name: options[name] for name in known if name in options})
     if (frame.num_classes, frame.in_features) != (num_classes, in_features):
         raise ValueError(f"frame: expected num_classes={num_classes}, in_features={in_features}, got {frame}")

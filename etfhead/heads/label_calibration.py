@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etfhead.frames.tagwise import filled_gaps
-from etfhead.heads.label_decoding import best_counts, centred_logits
+from etfhead.heads.label_search import best_counts, centred_logits
 
 __all__ = [
     "ThresholdObjective",

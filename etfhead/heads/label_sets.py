@@ -24,7 +24,8 @@ def multi_hot(
     Args:
         target: Multi-hot (B, K) of zeros and ones in any type (bool is read without a check); a list of B
             lists or 1-D tensors of classes; or these padded with -1 to an integer tensor (B, M), M other than
-            K. The order of labels and repetitions do not matter.
+            K. The order of labels and repetitions do not matter; three columns or more of nothing but 0 and
+            1 are refused there, as multi-hot rows of another K.
         num_classes: K.
         batch_size: B to insist on.
         device: Where the answer lies; None for the target's device.
@@ -96,10 +97,17 @@ def _from_dense(target: Tensor) -> Tensor:
 
 def _from_indices(target: Tensor, num_classes: int) -> Tensor:
     target = target.long()
-    if target.numel() and not -1 <= int(target.min()) <= int(target.max()) < num_classes:
+    low, high = (int(target.min()), int(target.max())) if target.numel() else (0, 0)
+    if not -1 <= low <= high < num_classes:
         raise ValueError(
-            f"target: expected classes from 0 to {num_classes - 1}, or -1 for padding, got "
-            f"{int(target.min())} to {int(target.max())}"
+            f"target: expected classes from 0 to {num_classes - 1}, or -1 for padding, got {low} to {high}"
+        )
+    if len(target) and target.shape[1] > 2 and low >= 0 and high <= 1:
+        # As classes every row would repeat 0 or 1.
+        raise ValueError(
+            f"target: {target.shape[1]} columns of nothing but zeros and ones look like multi-hot rows of as "
+            f"many classes, expected a tensor with {num_classes} columns for that; for the classes 0 and 1 "
+            "leave repetitions out"
         )
     # The padding falls into a column of its own, which goes.
     hot = target.new_zeros(len(target), num_classes + 1, dtype=torch.bool)

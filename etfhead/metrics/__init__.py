@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from etfhead.metrics.multilabel_counts import label_groups
     from etfhead.metrics.multilabel_functional import multilabel_collapse, multilabel_scores
     from etfhead.metrics.ood import PrincipalDirections, nci_score, neco_score, principal_directions
+    from etfhead.metrics.regression_functional import regression_collapse
+    from etfhead.metrics.regression_metric import RegressionCollapse
     from etfhead.metrics.simplex_geometry import product_distance, self_duality, simplex_distance
     from etfhead.metrics.variability import class_distance_variance, within_over_between
 
@@ -28,6 +30,7 @@ __all__ = [
     "MultiLabelScores",
     "NeuralCollapse",
     "PrincipalDirections",
+    "RegressionCollapse",
     "class_distance_variance",
     "frame_distance",
     "label_groups",
@@ -38,6 +41,7 @@ __all__ = [
     "neural_collapse",
     "principal_directions",
     "product_distance",
+    "regression_collapse",
     "self_duality",
     "simplex_distance",
     "within_over_between",
@@ -51,6 +55,7 @@ _HOME = {
     "MultiLabelScores": "label_scores",
     "NeuralCollapse": "collapse_metric",
     "PrincipalDirections": "ood",
+    "RegressionCollapse": "regression_metric",
     "class_distance_variance": "variability",
     "frame_distance": "distance_to_frame",
     "label_groups": "multilabel_counts",
@@ -61,6 +66,7 @@ _HOME = {
     "neural_collapse": "functional",
     "principal_directions": "ood",
     "product_distance": "simplex_geometry",
+    "regression_collapse": "regression_functional",
     "self_duality": "simplex_geometry",
     "simplex_distance": "simplex_geometry",
     "within_over_between": "variability",

@@ -14,6 +14,7 @@ from torch import distributed as dist
 from etfhead import heads
 from etfhead.frames import AssignedFrame, ClassMeansFrame, Frame, OrientedSimplexFrame
 from etfhead.frames.assign import assign_classes
+from etfhead.frames.counted import is_made_for_counts
 from etfhead.frames.orient import class_means_code, orient_simplex
 from etfhead.heads.batch_sums import is_shared
 from etfhead.surgery.class_pass import FeatureSums, Progress, sum_features, sum_inputs
@@ -157,6 +158,8 @@ def _resolve(frame: str, name: str, head: nn.Module) -> str:
     num_classes, in_features = _sizes(head)
     fits = num_classes <= in_features + 1
     where = f"{name}: frame={frame!r}"
+    if isinstance(head, heads.RegressionHead):
+        raise ValueError(f"{name}: real-valued targets have no classes to turn to; leave this head as it is")
     if frame not in _FRAMES:
         raise ValueError(f"frame={frame!r}: expected one of {', '.join(map(repr, _FRAMES))}")
     if frame == "auto":
@@ -183,7 +186,11 @@ def _is_linear(head: nn.Module) -> bool:
 def _assignable(head: heads.ETFHead) -> Frame | None:
     """The frame whose vectors are handed out: the present one or, under adopted vectors, the first."""
     known = (head.frame, head.first_frame)
-    return next((frame for frame in known if isinstance(frame, AssignedFrame) or frame.free_of_data), None)
+    return next((frame for frame in known if isinstance(frame, AssignedFrame) or _is_free(frame)), None)
+
+
+def _is_free(frame: Frame) -> bool:
+    return frame.free_of_data and not is_made_for_counts(frame)
 
 
 def _behind_neck(head: nn.Module, sums: FeatureSums, empty: str) -> _Start:

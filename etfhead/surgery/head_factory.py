@@ -24,6 +24,7 @@ HEADS: dict[str, tuple[type[heads.FeatureHead], type[heads.FeatureHead]]] = {
     "delta": (heads.DeltaRuleHead, heads.DeltaRuleConvHead),
     "guided": (heads.GuidedETFHead, heads.GuidedETFConvHead),
     "multilabel_etf": (heads.MultiLabelETFHead, heads.MultiLabelETFConvHead),
+    "regression": (heads.RegressionHead, heads.RegressionConvHead),
 }
 _FROM_LAYER = ("in_features", "num_classes", "device", "dtype")
 
@@ -52,14 +53,14 @@ def _choices(given: object, known: Iterable[str]) -> str:
     return ", ".join(map(repr, known)) + (f"; did you mean {close[0]!r}?" if close else "")
 
 
-def checked_count(num_classes: Any) -> int:
-    """The number of classes as an int of at least 2."""
+def checked_count(num_classes: Any, least: int = 2) -> int:
+    """The number of classes as an int of at least ``least``."""
     try:
         count = -1 if isinstance(num_classes, bool) else operator.index(num_classes)
     except TypeError:
         count = -1
-    if count < 2:
-        raise ValueError(f"num_classes={num_classes!r}: expected an integer of at least 2")
+    if count < least:
+        raise ValueError(f"num_classes={num_classes!r}: expected an integer of at least {least}")
     return count
 
 
@@ -75,7 +76,7 @@ def _checked_class_counts(class_counts: Iterable[Any], K: int, kind: type[nn.Mod
         if not valid:
             raise ValueError(f"class_counts[{label}]={count!r}: expected a positive number of samples")
     if "class_counts" not in inspect.signature(kind).parameters:
-        raise ValueError("class_counts: neither the simplex frame nor a learnable head uses it; leave it out")
+        raise ValueError(f"class_counts: {kind.__name__} has no use for it; leave it out, or take head='etf'")
     return [int(count) for count in counts]
 
 
@@ -95,8 +96,8 @@ def build_head(
     in_features, width = layer_sizes(layer)
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     try:
-        K = checked_count(width if num_classes is None else num_classes)
         kind = HEADS[head][isinstance(layer, nn.Conv2d)]
+        K = checked_count(width if num_classes is None else num_classes, kind.least_classes)
         if class_counts is not None:
             options = {**options, "class_counts": _checked_class_counts(class_counts, K, kind)}
         if head == "linear" and options.get("neck") is None:

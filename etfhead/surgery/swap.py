@@ -10,7 +10,7 @@ from torch import nn
 
 from etfhead import heads
 from etfhead.surgery.classifiers import find_classifiers, inner_model, layer_sizes
-from etfhead.surgery.head_factory import build_head, check_options, checked_count
+from etfhead.surgery.head_factory import HEADS, build_head, check_options, checked_count
 from etfhead.surgery.layer_checks import check_unwrapped
 
 __all__ = ["find_heads", "fold_head", "swap_head"]
@@ -20,7 +20,9 @@ M = TypeVar("M", bound=nn.Module)
 
 def swap_head(
     model: M,
-    head: Literal["etf", "multilabel_etf", "class_mean", "delta", "guided", "cosine", "linear"] = "etf",
+    head: Literal[
+        "etf", "multilabel_etf", "class_mean", "delta", "guided", "cosine", "linear", "regression"
+    ] = "etf",
     *,
     num_classes: int | None = None,
     class_counts: Sequence[int] | None = None,
@@ -44,17 +46,20 @@ def swap_head(
         model: A bare model; swap before wrapping (DDP, FSDP) or compiling.
         head: ``"etf"`` (fixed), ``"multilabel_etf"`` (fixed, decodes label sets), ``"class_mean"``,
             ``"delta"`` or ``"guided"`` (class vectors follow the data without gradients: call
-            :func:`~etfhead.heads.update_heads` after each step), ``"cosine"`` (learnable unit class vectors)
-            or ``"linear"``: the stock layer, kept when the number of classes stays, fresh when it changes;
-            with a ``neck`` a learnable layer behind that neck.
-        num_classes: K of the new head, at least 2; None keeps the model's. The model's ``num_classes`` (and
+            :func:`~etfhead.heads.update_heads` after each step), ``"regression"`` (fixed, for real-valued
+            ``targets``), ``"cosine"`` (learnable unit class vectors) or ``"linear"``: the stock layer, kept
+            when the number of classes stays, fresh when it changes; with a ``neck`` a learnable layer behind
+            that neck.
+        num_classes: K of the new head, at least 2; None keeps the model's, or counts the columns of a
+            regression head's ``targets``, at least 1. The model's ``num_classes`` (and
             Hugging Face's ``num_labels``) follow. Needed for a timm model built with ``num_classes=0``.
-        class_counts: Training samples per class, for frames that depend on them.
+        class_counts: Training samples of each class, for ``head="etf"`` with a ``frame`` that follows them:
+            ``"orthogonal"``, ``"imbalanced_ce"`` or ``"seli"``.
         classifier: Dotted name or names of the layers to replace, instead of the search.
         **head_options: Options of :class:`~etfhead.heads.ETFHead`, :class:`~etfhead.heads.MultiLabelETFHead`,
             :class:`~etfhead.heads.ClassMeanHead`, :class:`~etfhead.heads.DeltaRuleHead`,
-            :class:`~etfhead.heads.GuidedETFHead`, :class:`~etfhead.heads.CosineHead` or
-            :class:`~etfhead.heads.LinearHead`.
+            :class:`~etfhead.heads.GuidedETFHead`, :class:`~etfhead.heads.RegressionHead`,
+            :class:`~etfhead.heads.CosineHead` or :class:`~etfhead.heads.LinearHead`.
 
     Returns:
         nn.Module: ``model`` itself.
@@ -70,8 +75,11 @@ def swap_head(
     """
     check_unwrapped(model)
     check_options(head, head_options)
+    kind = HEADS[head][0]
+    if num_classes is None:
+        num_classes = kind.classes_in(head_options)
     if num_classes is not None:
-        num_classes = checked_count(num_classes)
+        num_classes = checked_count(num_classes, kind.least_classes)
     if found := find_heads(model):
         raise ValueError(
             f"the model already has an etfhead head at {', '.join(map(repr, found))}: swap once, on a fresh "

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from etfhead.frames.tagwise import fixed_frame_kappa, tagwise_constants, tagwise_gaps, tagwise_kappa
+from etfhead.frames.tagwise import tagwise_constants, tagwise_gaps
+from etfhead.frames.tagwise_strength import fixed_frame_kappa, tagwise_kappa
 from etfhead.theory.pal_model import PalModel, balanced
 
 __all__ = ["BalancedPal"]

@@ -22,7 +22,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from etfhead.frames.tagwise import collapse_threshold, fixed_frame_kappa, tagwise_constants, tagwise_gaps
+from etfhead.frames.tagwise import tagwise_constants, tagwise_gaps
+from etfhead.frames.tagwise_strength import collapse_threshold, fixed_frame_kappa
 from etfhead.theory.balanced_pal import BalancedPal
 from etfhead.theory.pal_model import LabelSet, PalModel, PalSolution, balanced
 from etfhead.theory.result import Case, CaseResult, Check, Finding, Theorem

@@ -22,6 +22,13 @@ THEOREMS: dict[str, _Entry] = {
     "multilabel": _Entry(
         "etfhead.theory.multilabel", "pick-all-label loss, balanced within each label count"
     ),
+    "deep-linear": _Entry(
+        "etfhead.theory.deep_linear", "squared error and cross-entropy behind several linear layers"
+    ),
+    "imbalanced-ce": _Entry(
+        "etfhead.theory.imbalanced_ce", "cross-entropy with unequal classes: ReLU, signed, SELI"
+    ),
+    "regression": _Entry("etfhead.theory.regression", "squared error with decay, any covariance of targets"),
 }
 
 
@@ -42,7 +49,7 @@ def run_theorem(name: str, *, tolerance: float = 1e-5, seed: int = 0, progress: 
 
     >>> run_theorem("monolabel")
     Traceback (most recent call last):
-    ValueError: theorem='monolabel': there is none of that name; choose from multilabel
+    ValueError: theorem='monolabel': there is none of that name; choose from multilabel, ...
     """
     if name not in THEOREMS:
         raise ValueError(f"theorem={name!r}: there is none of that name; choose from {', '.join(THEOREMS)}")

@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from etfhead.frames.simplex import SimplexFrame
-from etfhead.frames.tagwise import (
-    collapse_threshold,
-    filled_gaps,
-    fixed_frame_kappa,
-    tagwise_constants,
-    tagwise_gaps,
-    tagwise_kappa,
-)
+from etfhead.frames.tagwise import filled_gaps, tagwise_constants, tagwise_gaps
+from etfhead.frames.tagwise_strength import collapse_threshold, fixed_frame_kappa, tagwise_kappa
 
 COUNTS = {1: 4, 2: 2, 3: 1}
 

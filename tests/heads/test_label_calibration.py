@@ -16,7 +16,7 @@ from etfhead.heads.label_calibration import (
     fit_gaps,
     fit_offsets,
 )
-from etfhead.heads.label_decoding import centred_logits
+from etfhead.heads.label_search import centred_logits
 
 
 def samples(N, K, *, noise=1.0, seed=0, gaps=None, digits=None, most=None):

@@ -6,7 +6,7 @@ import torch
 from etfhead.frames.simplex import SimplexFrame
 from etfhead.frames.tagwise import tagwise_gaps
 from etfhead.heads import decode_labels
-from etfhead.heads.label_decoding import best_counts, centred_logits, top_labels
+from etfhead.heads.label_search import best_counts, centred_logits, top_labels
 
 
 def all_sets(K):

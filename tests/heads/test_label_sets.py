@@ -22,6 +22,8 @@ def test_an_integer_tensor_of_k_columns_is_multi_hot_and_any_other_holds_classes
     assert multi_hot(torch.tensor([[1, 0]]), 2).tolist() == [[True, False]]
     assert multi_hot(torch.tensor([[1, 0]]), 3).tolist() == [[True, True, False]]
     assert multi_hot(torch.full((2, 4), -1), 3).tolist() == [[False] * 3] * 2
+    assert multi_hot(torch.tensor([[1, 0, -1, -1]]), 3).tolist() == [[True, True, False]]
+    assert multi_hot(torch.tensor([[2, 0, 0, 2]]), 3).tolist() == [[True, False, True]]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,8 @@ def test_an_integer_tensor_of_k_columns_is_multi_hot_and_any_other_holds_classes
         (lambda: multi_hot(torch.ones(1, 2, 3), 3), "expected multi-hot"),
         (lambda: multi_hot([[0], [1, 3]], 3), "expected classes from 0 to 2"),
         (lambda: multi_hot([[0]], 3, batch_size=2), "expected 2 label sets"),
+        (lambda: multi_hot(torch.eye(4).long(), 3), "4 columns of nothing but zeros and ones"),
+        (lambda: multi_hot([[0, 1, 1], [1, 0, 0]], 3), "look like multi-hot rows"),
     ],
 )
 def test_bad_input(call, message):

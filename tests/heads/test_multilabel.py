@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import etfhead
-from etfhead.frames.tagwise import fixed_frame_kappa, tagwise_gaps
+from etfhead.frames.tagwise import tagwise_gaps
+from etfhead.frames.tagwise_strength import fixed_frame_kappa
 from etfhead.heads import ETFHead, MultiLabelETFConvHead, MultiLabelETFHead, decode_labels, label_lists
 from etfhead.losses import PickAllLabelLoss
 from etfhead.surgery import fold_head, swap_head
@@ -284,6 +285,18 @@ def test_calibration_travels():
     low = copy.deepcopy(model).bfloat16()
     assert low.decode(logits.bfloat16()).shape == logits.shape
     assert (low.decode(logits) == model.decode(logits)).all(1).float().mean() > 0.9
+
+
+def test_compiled_and_averaged_heads_keep_the_calibration():
+    model = calibrated(neck="batchnorm")
+    features = torch.randn(40, D, generator=torch.Generator().manual_seed(6))
+    expected = model(features).detach()
+    compiled = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(features), expected)
+    averaged = timm.utils.ModelEmaV3(model, decay=0.9)
+    averaged.update(model)
+    for other in (compiled, averaged.module):
+        assert torch.equal(other.decode(expected, "posterior"), model.decode(expected, "posterior"))
 
 
 def test_calibration_is_forgotten_with_the_frame_it_belongs_to():

@@ -388,3 +388,10 @@ def test_two_processes_with_shares_are_one_with_all(tmp_path):
         if name == "etf":
             for key, value in net[1].state_dict().items():
                 torch.testing.assert_close(a[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_regression_head_has_no_classes_to_turn_to():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    swap_head(model, "regression", classifier="1", targets=torch.randn(30, 3))
+    with pytest.raises(ValueError, match="1: real-valued targets have no classes"):
+        align_head(model, [(torch.randn(4, 3, 2, 2), torch.arange(4) % 3)])

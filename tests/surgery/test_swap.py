@@ -411,7 +411,9 @@ def test_a_task_beside_the_classifier_may_change_its_class_count_alone() -> None
         ({"class_counts": [1, 2, 3, 0, 5]}, r"class_counts\[3\]=0: expected a positive"),
         ({"class_counts": [1, 2, 3, float("nan"), 5]}, r"class_counts\[3\]=nan"),
         ({"class_counts": [1, 2, 3, "4", 5]}, r"class_counts\[3\]='4'"),
-        ({"class_counts": [1, 2, 3, 4, 5]}, "neither the simplex frame nor a learnable head uses it"),
+        ({"class_counts": [1, 2, 3, 4, 5]}, "class_counts: frame='auto' does not use them.*'orthogonal'"),
+        ({"class_counts": [1, 2, 3, 4, 5], "head": "cosine"}, "class_counts: CosineHead has no use for it"),
+        ({"frame": "seli"}, "class_counts: frame='seli' follows the training samples of each class"),
     ],
 )
 def test_bad_arguments(options: dict, message: str) -> None:
