@@ -17,7 +17,8 @@ from etfhead.heads.label_calibration import (
     fit_gaps,
     fit_offsets,
 )
-from etfhead.heads.label_decoding import centred_logits, decode_labels, top_labels
+from etfhead.heads.label_decoding import decode_labels
+from etfhead.heads.label_search import centred_logits, top_labels
 
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm

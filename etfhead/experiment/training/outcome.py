@@ -102,6 +102,8 @@ def _test_figures(
         if trainer.stop.signum is not None and session.accelerator.num_processes == 1:
             raise Interrupted(trainer.stop.signum, str(trainer.states.path))
 
+    # Without one the evaluation would fit it to the test set.
+    assert readout is not None or not trainer.multilabel  # noqa: S101 - every validation pass fits one
     share = eval_share(splits.test, trainer.recipe, session.accelerator)
     metrics, _ = trainer.measure(model, share, readout, tick)
     return {f"test_{name}": value for name, value in metrics.items()}

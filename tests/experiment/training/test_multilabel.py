@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import signal
+import types
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from etfhead.experiment import runner
 from etfhead.experiment.data import Splits
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.report import summarize
+from etfhead.experiment.training import outcome
 from tests.experiment.training.test_resume import assert_same_run
 
 K = 4
@@ -188,3 +190,9 @@ def test_mean_average_precision_can_be_primary(run, labels, tmp_path):
     assert summary["primary"] == "test_map_best"
     assert summary["arms"]["bce"]["figures"]["test_map_best"]["n"] == 1
     assert "% test mAP" in (tmp_path / "out/report.md").read_text() or summary["expected"] == 1
+
+
+def test_the_test_split_is_never_what_a_readout_is_fitted_to(splits):
+    trainer = types.SimpleNamespace(multilabel=True, session=None)
+    with pytest.raises(AssertionError):
+        outcome._test_figures(trainer, torch.nn.Identity(), splits, None)
