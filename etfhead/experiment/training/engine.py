@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from etfhead.errors import Interrupted, TrainingError
 from etfhead.experiment.files import write_text
 from etfhead.experiment.recipe import Recipe
-from etfhead.experiment.task import is_multilabel, primary_metric, stand_in_targets
+from etfhead.experiment.task import is_multilabel, primary_metric
 from etfhead.experiment.training.accounting import head_scale
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.collapse import collapse_is_due
@@ -29,6 +29,13 @@ from etfhead.experiment.training.rng import seed_step
 from etfhead.experiment.training.session import Session
 from etfhead.experiment.training.shares import Loader
 from etfhead.experiment.training.signals import StopRequest
+from etfhead.experiment.training.step import (
+    forward,
+    names_a_label,
+    names_the_class,
+    update_weights,
+    warm_up,
+)
 from etfhead.heads import update_heads
 
 __all__ = ["Trainer"]
@@ -104,28 +111,11 @@ class Trainer:
             self.initial = {f"val_{name}": value for name, value in self._validate().items()}
             self.initial |= self._collapse(0)
         if self.position.epoch < self.recipe.epochs:
-            self._warm_up()
+            warm_up(self.session, self.recipe, self.num_classes)
         while self.position.epoch < self.recipe.epochs:
             bar.describe(self.position.epoch)
             self._train_epoch(bar)
             self._finish_epoch(self._validate())
-
-    def _warm_up(self) -> None:
-        """One step that changes nothing, so that no arm's clock pays for kernels, threads and caches.
-
-        The first arm of a process would otherwise look slower than the others.
-        """
-        session, recipe = self.session, self.recipe
-        images = torch.rand(session.share, recipe.in_chans, recipe.img_size, recipe.img_size)
-        buffers = [(buffer, buffer.clone()) for buffer in session.raw.buffers()]
-        session.train_mode()
-        self._forward(images, stand_in_targets(recipe, session.share, self.num_classes))[0].backward()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        session.optimizer.zero_grad()
-        if session.accelerator.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
 
     def _train_epoch(self, bar: ProgressBar) -> None:
         session, position = self.session, self.position
@@ -139,11 +129,11 @@ class Trainer:
         began = time.perf_counter()
         for images, target in session.train_batches(position.epoch, position.step):
             seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
-            loss, outputs, predicted, images, target = self._forward(images, target)
-            self._update_weights(loss)
+            loss, outputs, predicted, images, target = forward(session, images, target)
+            update_weights(session, loss, self.recipe.clip_grad)
             update_heads(session.raw, target)
             watch.see(position.step, images, outputs, loss)
-            hits = self._hits(predicted, target)
+            hits = names_a_label(predicted, target) if self.multilabel else names_the_class(predicted, target)
             sums += torch.stack([loss.detach() * len(images), hits.sum()])
             whole_batch = len(images) * session.accelerator.num_processes
             self._advance(whole_batch)
@@ -160,34 +150,6 @@ class Trainer:
         self._refuse_non_finite(watch)
         if stopping:
             self._interrupt()
-
-    def _forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Loss, what the model gave, classes it names, with the images and targets they were taken at."""
-        session, device = self.session, self.session.accelerator.device
-        images = images.to(device, non_blocking=True, memory_format=session.memory_format)
-        target = target.to(device, non_blocking=True)
-        if session.mixup is not None:
-            images, target = session.mixup(images, target)
-        outputs = session.model(images).float()
-        if session.fused:  # the outputs are features
-            loss, predicted = session.criterion.with_predictions(outputs, target)
-        else:
-            loss, predicted = session.criterion(outputs, target), outputs.argmax(1)
-        return loss, outputs, predicted, images, target
-
-    def _hits(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Whether the class that the model names is the sample's, or one of its labels."""
-        if self.multilabel:
-            return target.gather(1, predicted[:, None])
-        return predicted == (target.argmax(1) if target.ndim == 2 else target)
-
-    def _update_weights(self, loss: Tensor) -> None:
-        session = self.session
-        session.optimizer.zero_grad()
-        session.accelerator.backward(loss)
-        if self.recipe.clip_grad is not None:
-            session.accelerator.clip_grad_norm_(session.raw.parameters(), self.recipe.clip_grad)
-        session.optimizer.step()
 
     def _advance(self, images: int) -> None:
         session, position = self.session, self.position
