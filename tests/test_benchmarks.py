@@ -15,6 +15,7 @@ from benchmarks import (
     label_decoding,
     memory,
     multilabel_step,
+    noise_losses,
     readme,
     train_step,
 )
@@ -228,3 +229,9 @@ def test_label_decoding_times_every_method_and_a_search_of_all_sets():
     methods = [row["method"] for row in label_decoding.measure(4, 5, 2)]
     assert methods[0] == "nearest"
     assert methods[-1] == "enumerated"
+
+
+def test_noise_losses_are_compared_with_cross_entropy():
+    rows = {row["loss"]: row for row in noise_losses.measure(4, 5, 2)}
+    assert rows["cross_entropy"]["ratio_to_cross_entropy"]["median"] == 1.0
+    assert {row["group"] for row in rows.values()} == {"stateless", "stateful"}

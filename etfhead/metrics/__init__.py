@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from etfhead.metrics.functional import neural_collapse
     from etfhead.metrics.label_scores import MultiLabelScores
     from etfhead.metrics.label_set_collapse import MultiLabelCollapse
+    from etfhead.metrics.memorization import memorization_figures
+    from etfhead.metrics.memorization_dilation import MemorizationDilation
     from etfhead.metrics.multilabel_counts import label_groups
     from etfhead.metrics.multilabel_functional import multilabel_collapse, multilabel_scores
     from etfhead.metrics.ood import PrincipalDirections, nci_score, neco_score, principal_directions
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CollapseMonitor",
     "FrameDistance",
+    "MemorizationDilation",
     "MultiLabelCollapse",
     "MultiLabelScores",
     "NeuralCollapse",
@@ -34,6 +37,7 @@ __all__ = [
     "class_distance_variance",
     "frame_distance",
     "label_groups",
+    "memorization_figures",
     "multilabel_collapse",
     "multilabel_scores",
     "nci_score",
@@ -51,6 +55,7 @@ __all__ = [
 _HOME = {
     "CollapseMonitor": "collapse_monitor",
     "FrameDistance": "distance_to_frame",
+    "MemorizationDilation": "memorization_dilation",
     "MultiLabelCollapse": "label_set_collapse",
     "MultiLabelScores": "label_scores",
     "NeuralCollapse": "collapse_metric",
@@ -59,6 +64,7 @@ _HOME = {
     "class_distance_variance": "variability",
     "frame_distance": "distance_to_frame",
     "label_groups": "multilabel_counts",
+    "memorization_figures": "memorization",
     "multilabel_collapse": "multilabel_functional",
     "multilabel_scores": "multilabel_functional",
     "nci_score": "ood",

@@ -1,0 +1,243 @@
+"""Forward and backward correction by a known or estimated transition matrix."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate
+
+__all__ = [
+    "BackwardCorrectionLoss",
+    "ForwardCorrectionLoss",
+    "backward_correction",
+    "estimate_transition",
+    "forward_correction",
+]
+
+_LARGEST_CONDITION = 1e8  # beyond, an inverse in float32 would be noise
+
+
+def forward_correction(
+    logits: Tensor, target: Tensor, transition: Tensor, *, reduction: Reduction = "mean"
+) -> Tensor:
+    r"""Cross-entropy of the observed label under the noise: the prediction passes through it first.
+
+    .. math:: \ell = -\log \sum_i p_i T_{iy}, \qquad T_{ij} = P(\text{observed } j \mid \text{true } i)
+
+    Patrini et al., "Making deep neural networks robust to label noise: a loss correction approach" (CVPR
+    2017, arXiv 1609.03683). With the right T the minimiser is that of the clean data; T = I is cross-entropy.
+
+    Args:
+        logits: (B, K) of the *true* classes.
+        target: Observed classes (B,), or weights (B, K): the loss is linear in them.
+        transition: T, (K, K), rows sum to 1.
+        reduction: ``"none"`` (B,), ``"mean"`` or ``"sum"``.
+
+    Raises:
+        ValueError: If shapes, types or options do not fit, or a row of T is no distribution.
+
+    >>> T = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    >>> forward_correction(torch.zeros(1, 2), torch.tensor([0]), T)  # -log(0.45 + 0.1)
+    tensor(0.5978)
+    """
+    log_t = _log_columns(_checked_transition(transition))
+    return evaluate(lambda x, y: _forward(x, y, log_t), logits, target, reduction)
+
+
+def backward_correction(
+    logits: Tensor, target: Tensor, transition: Tensor, *, reduction: Reduction = "mean"
+) -> Tensor:
+    r"""Cross-entropy averaged over labels with the inverse of the noise: unbiased, and possibly negative.
+
+    .. math:: \ell = -\sum_k (T^{-1})_{yk} \log p_k
+
+    Patrini et al. (CVPR 2017, arXiv 1609.03683). Over the observed labels of a true class its mean is that
+    class' cross-entropy. It has no lower bound and a large variance where T is nearly singular.
+
+    Args:
+        logits: (B, K) of the *true* classes.
+        target: Observed classes (B,), or weights (B, K): the loss is linear in them.
+        transition: T, (K, K), rows sum to 1; regular.
+        reduction: ``"none"`` (B,), ``"mean"`` or ``"sum"``.
+
+    Raises:
+        ValueError: If shapes, types or options do not fit, a row of T is no distribution, or T is singular.
+
+    >>> T = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    >>> losses = [backward_correction(torch.tensor([[1.0, 0.0]]), torch.tensor([y]), T) for y in (0, 1)]
+    >>> 0.9 * losses[0] + 0.1 * losses[1]  # as many of them as class 0 has
+    tensor(0.3133)
+    """
+    inverse = _inverse(_checked_transition(transition))
+    return evaluate(lambda x, y: _backward(x, y, inverse), logits, target, reduction)
+
+
+def estimate_transition(probabilities: Tensor, *, quantile: float = 1.0) -> Tensor:
+    r"""Transition matrix read off a network that was trained on the noisy labels.
+
+    .. math:: \hat T_{ij} = p_j(x^{(i)}), \qquad x^{(i)} = \arg\max_x p_i(x)
+
+    Patrini et al. (CVPR 2017): the sample surest of class i is taken to belong to it. It needs one such
+    sample a class, and a network that has not memorised the labels yet.
+
+    Args:
+        probabilities: Softmax outputs (N, K) on training images.
+        quantile: In (0, 1]: take the sample at this quantile of p_i in place of the largest; the paper's
+            code takes 0.97 for CIFAR-100, against outliers.
+
+    Returns:
+        Tensor: T, (K, K), float64, rows sum to 1.
+
+    Raises:
+        ValueError: If the shape does not fit or a row is no distribution.
+
+    >>> estimate_transition(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]))
+    tensor([[0.9000, 0.1000],
+            [0.2000, 0.8000]], dtype=torch.float64)
+    """
+    if probabilities.ndim != 2 or not probabilities.is_floating_point() or not len(probabilities):
+        raise ValueError(
+            f"probabilities: expected floats (N, K), got {probabilities.dtype} {tuple(probabilities.shape)}"
+        )
+    if not 0.0 < quantile <= 1.0:
+        raise ValueError(f"quantile={quantile!r}: expected a number in (0, 1]")
+    p = probabilities.detach().double()
+    _check_rows(p, "probabilities")
+    rank = math.ceil(quantile * len(p)) - 1
+    chosen = p.argsort(dim=0)[rank]
+    rows = p[chosen]
+    return rows / rows.sum(1, keepdim=True)
+
+
+def _check_rows(rows: Tensor, argument: str) -> None:
+    sums = rows.sum(1)
+    if not bool((rows >= 0).all()) or not bool(((sums - 1.0).abs() <= 1e-4).all()):
+        worst = int((sums - 1.0).abs().nan_to_num(nan=torch.inf).argmax())
+        raise ValueError(
+            f"{argument}: expected rows of numbers >= 0 that sum to 1; row {worst} sums to "
+            f"{float(sums[worst]):.6g} and its smallest number is {float(rows[worst].min()):.6g}"
+        )
+
+
+def _checked_transition(transition: Tensor) -> Tensor:
+    shape = tuple(transition.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or not transition.is_floating_point():
+        raise ValueError(f"transition: expected floats of shape (K, K), got {transition.dtype} {shape}")
+    wide = transition.detach().to(torch.promote_types(transition.dtype, torch.float32))
+    _check_rows(wide, "transition")
+    return wide
+
+
+def _inverse(transition: Tensor) -> Tensor:
+    # In float64 on the CPU: done once for a module, and some devices have no float64.
+    wide = transition.double().cpu()
+    condition = float(torch.linalg.cond(wide))
+    if not condition < _LARGEST_CONDITION:
+        raise ValueError(
+            f"transition: its condition number is {condition:.3g}, so it has no useful inverse; two true "
+            "classes get the same labels. Use forward_correction, or merge the classes"
+        )
+    return torch.linalg.inv(wide).to(transition)
+
+
+def _log_columns(transition: Tensor) -> Tensor:
+    """Logarithms of the columns of T, as the rows that labels pick."""
+    return transition.T.log().contiguous()
+
+
+def _matched(matrix: Tensor, log_p: Tensor) -> Tensor:
+    if len(matrix) != log_p.shape[1]:
+        raise ValueError(
+            f"transition: expected one row for each of the {log_p.shape[1]} classes, got {len(matrix)}"
+        )
+    return matrix.to(log_p)
+
+
+def _forward(log_p: Tensor, target: Tensor, log_t: Tensor) -> Tensor:
+    log_t = _matched(log_t, log_p)
+    if target.ndim == 1:
+        return -torch.logsumexp(log_p + log_t[target], dim=1)
+    with torch.autocast(log_p.device.type, enabled=False):
+        mixed = log_p.exp() @ log_t.T.exp()
+    # A label without weight may be one that no class leads to: its logarithm is not taken. Where all classes
+    # that lead to a label underflow, the sum is taken of logarithms.
+    counts = target != 0
+    lost = counts & (mixed < torch.finfo(mixed.dtype).tiny / torch.finfo(mixed.dtype).eps)
+    observed = mixed.masked_fill(lost | ~counts, 1.0).log()
+    rows, columns = lost.nonzero(as_tuple=True)
+    if len(rows):
+        exact = torch.logsumexp(log_p[rows] + log_t[columns], dim=1)
+        observed = observed.index_put((rows, columns), exact)
+    return -(target * observed).sum(1)
+
+
+def _backward(log_p: Tensor, target: Tensor, inverse: Tensor) -> Tensor:
+    inverse = _matched(inverse, log_p)
+    with torch.autocast(log_p.device.type, enabled=False):
+        weights = inverse[target] if target.ndim == 1 else target @ inverse
+    return -(weights * log_p).sum(1)
+
+
+class _CorrectionLoss(LabelLoss):
+    matrix: Tensor
+
+    def __init__(self, transition: Tensor, *, reduction: Reduction = "mean") -> None:
+        nn.Module.__init__(self)
+        self.reduction = reduction
+        self._names = ()
+        self.register_buffer("matrix", self._prepared(_checked_transition(transition)), persistent=False)
+        evaluate(
+            self.per_sample,
+            torch.zeros(1, len(transition), device=transition.device),
+            torch.zeros(1, dtype=torch.long, device=transition.device),
+            reduction,
+        )
+
+    def _prepared(self, transition: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def per_sample(self, x: Tensor, target: Tensor) -> Tensor:
+        """Losses (B,) from log-probabilities and checked targets."""
+        return type(self)._per_sample(x, target, self.matrix)
+
+    def extra_repr(self) -> str:
+        """Options for ``print(loss)``."""
+        return f"num_classes={len(self.matrix)}, reduction={self.reduction!r}"
+
+
+class ForwardCorrectionLoss(_CorrectionLoss):
+    """Module form of :func:`forward_correction`.
+
+    Args:
+        transition: T, (K, K), rows sum to 1; kept as a buffer that state dicts leave out.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    >>> ForwardCorrectionLoss(torch.eye(3))(torch.zeros(1, 3), torch.tensor([0]))
+    tensor(1.0986)
+    """
+
+    _per_sample = staticmethod(_forward)
+
+    def _prepared(self, transition: Tensor) -> Tensor:
+        return _log_columns(transition)
+
+
+class BackwardCorrectionLoss(_CorrectionLoss):
+    """Module form of :func:`backward_correction`.
+
+    Args:
+        transition: T, (K, K), rows sum to 1; inverted once, the inverse kept as a buffer that state dicts
+            leave out.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    >>> BackwardCorrectionLoss(torch.eye(3))(torch.zeros(1, 3), torch.tensor([0]))
+    tensor(1.0986)
+    """
+
+    _per_sample = staticmethod(_backward)
+
+    def _prepared(self, transition: Tensor) -> Tensor:
+        return _inverse(transition)
