@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from etfhead.experiment.environment import describe_environment
@@ -48,6 +49,20 @@ def take_turns(
             if round_ >= warmup:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def training_step(
+    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor, target: Tensor
+) -> Callable[[], None]:
+    """One forward, backward and AdamW update."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def run() -> None:
+        loss(model(images), target).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
 
 
 def ratio(of: Sequence[float], to: Sequence[float]) -> dict[str, float]:

@@ -12,9 +12,9 @@ from typing import Any
 import timm
 import torch
 from timm.loss import AsymmetricLossMultiLabel
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.common import quartiles, ratio, take_turns, write
+from benchmarks.common import quartiles, ratio, take_turns, training_step, write
 from etfhead import swap_head
 from etfhead.losses import PickAllLabelLoss
 
@@ -31,18 +31,6 @@ SIDES: dict[str, tuple[str | None, Callable[[], nn.Module]]] = {
 }
 
 
-def step(model: nn.Module, loss: nn.Module, images: Tensor, target: Tensor) -> Callable[[], None]:
-    """One forward, backward and AdamW update."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def run() -> None:
-        loss(model(images), target).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return run
-
-
 def measure(name: str, size: int, batch: int, labels: int, rounds: int, device: str) -> list[dict[str, Any]]:
     """Seconds per step of every side and its ratio to a learnable layer with binary cross-entropy."""
     images = torch.randn(batch, 3, size, size, device=device)
@@ -53,7 +41,7 @@ def measure(name: str, size: int, batch: int, labels: int, rounds: int, device: 
         model = timm.create_model(name, num_classes=labels)
         if head is not None:
             swap_head(model, head)
-        sides[side] = step(model.to(device).train(), loss(), images, target)
+        sides[side] = training_step(model.to(device).train(), loss(), images, target)
     seconds = take_turns(sides, rounds=rounds, device=device, label=name)
     return [
         {

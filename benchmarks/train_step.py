@@ -6,14 +6,13 @@ python -m benchmarks.train_step [--device cuda] [--rounds 60]
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 
-from benchmarks.common import quartiles, ratio, take_turns, write
+from benchmarks.common import quartiles, ratio, take_turns, training_step, write
 from etfhead import swap_head
 from etfhead.surgery import find_classifiers
 
@@ -22,18 +21,6 @@ CASES = [  # model, image size, batch, classes; the first is what the quickstart
     ("resnet18", 64, 32, 100),
     ("mobilenetv3_small_050", 64, 64, 1000),
 ]
-
-
-def step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """One forward, backward and AdamW update."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def run() -> None:
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return run
 
 
 def measure(name: str, size: int, batch: int, classes: int, rounds: int, device: str) -> list[dict[str, Any]]:
@@ -48,7 +35,10 @@ def measure(name: str, size: int, batch: int, classes: int, rounds: int, device:
             swap_head(model, basis=basis)
         models[basis or "learnable"] = model.to(device).train()
     width = next(iter(find_classifiers(models["learnable"]).values())).in_features
-    sides = {arm: step(model, images, labels) for arm, model in models.items()}
+    sides = {
+        arm: training_step(model, nn.functional.cross_entropy, images, labels)
+        for arm, model in models.items()
+    }
     seconds = take_turns(sides, rounds=rounds, device=device, label=name)
     return [
         {

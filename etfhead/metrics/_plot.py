@@ -44,7 +44,7 @@ def plot_figures(values: Figures | Sequence[Figures], names: Sequence[str], ax: 
     for name in shown:
         line = [float(row[name]) if name in row else float("nan") for row in series]
         if len(series) == 1:
-            ax.plot([name], line, "o")
+            ax.plot([name], line, "o", label=name)
         else:
             ax.plot(range(len(line)), line, label=name)
     # Linear near zero: exact collapse has no logarithm.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from torchmetrics import Metric
+
+from etfhead.metrics._plot import Axis, plot_figures
 
 __all__ = ["WideMetric"]
 
@@ -22,6 +24,7 @@ class WideMetric(Metric):
     """
 
     full_state_update: bool | None = True
+    plotted: ClassVar[tuple[str, ...]] = ()  # figures that plot() draws
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
         def moved(tensor: Tensor) -> Tensor:
@@ -61,3 +64,17 @@ class WideMetric(Metric):
     def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Any:
         """The same where the states of batches just add up: torchmetrics' loses them after an error, too."""
         return self._forward_full_state_update(*args, **kwargs)
+
+    def plot(
+        self, val: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | None = None, ax: Axis | None = None
+    ) -> Any:
+        """Draw the main figures: of one result, or of several against their number.
+
+        Args:
+            val: What :meth:`compute` returned, or a list of that; None computes.
+            ax: Matplotlib axis to draw in; None makes a figure.
+
+        Returns:
+            Figure and axis.
+        """
+        return plot_figures(self.compute() if val is None else val, self.plotted, ax)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,6 @@ from etfhead.metrics._checks import (
     wide_dtype,
 )
 from etfhead.metrics._moments_sync import moments_over_processes
-from etfhead.metrics._plot import Axis, plot_figures
 from etfhead.metrics._sync import agree_on_width, sum_over_processes
 from etfhead.metrics._wide_metric import WideMetric
 from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
@@ -30,8 +29,6 @@ from etfhead.metrics.nearest_centre import nearest_centre, nearest_centre_disagr
 from etfhead.metrics.variability import between_classes
 
 __all__ = ["NeuralCollapse"]
-
-_PLOTTED = ("nc1", "cdnv", "nc2_equinorm", "nc2_equiangular", "nc3", "nc4")
 
 
 class NeuralCollapse(WideMetric):
@@ -74,6 +71,7 @@ class NeuralCollapse(WideMetric):
     """
 
     is_differentiable = False
+    plotted = ("nc1", "cdnv", "nc2_equinorm", "nc2_equiangular", "nc3", "nc4")
     higher_is_better = False
 
     counts: Tensor
@@ -229,20 +227,6 @@ class NeuralCollapse(WideMetric):
         self.decided = self.decided + incoming["decided"]
         self.kept_features = [*self.kept_features, *incoming["kept_features"]]
         self.kept_predictions = [*self.kept_predictions, *incoming["kept_predictions"]]
-
-    def plot(
-        self, val: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | None = None, ax: Axis | None = None
-    ) -> Any:
-        """Draw the main figures on a logarithmic axis: of one result, or of several against their number.
-
-        Args:
-            val: What :meth:`compute` returned, or a list of that; None computes.
-            ax: Matplotlib axis to draw in; None makes a figure.
-
-        Returns:
-            Figure and axis.
-        """
-        return plot_figures(self.compute() if val is None else val, _PLOTTED, ax)
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None

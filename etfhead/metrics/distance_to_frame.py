@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from etfhead.metrics._wide_metric import WideMetric
 __all__ = ["FrameDistance", "frame_distance"]
 
 _ROUNDING = 64  # units of rounding of the whole below which what is left counts as nothing
-_COUNTED = "missing_classes"  # the one figure that is no distance
 
 
 def frame_distance(
@@ -162,26 +160,8 @@ class FrameDistance(WideMetric):
             weight = checked_vectors("weight", weight, self.num_classes, means.shape[1]).to(means.device)
         everything = len(seen) == self.num_classes
         figures = _distances(means, self.target, weight, None if everything else seen)
-        figures[_COUNTED] = torch.tensor(self.num_classes - len(seen), device=means.device)
+        figures["missing_classes"] = torch.tensor(self.num_classes - len(seen), device=means.device)
         return figures
-
-    def plot(self, val: dict[str, Tensor] | Sequence[dict[str, Tensor]] | None = None, ax: Any = None) -> Any:
-        """Plot the distances of one ``compute`` or, over steps, of several.
-
-        Args:
-            val: What ``compute`` returned, or a list of such; by default it is called.
-            ax: A matplotlib axis to draw in.
-
-        Returns:
-            The figure and its axis.
-        """
-        results = self.compute() if val is None else val
-        if isinstance(results, dict):
-            return self._plot(self._shown(results), ax)
-        return self._plot([self._shown(result) for result in results], ax)
-
-    def _shown(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: figure for name, figure in figures.items() if name != _COUNTED}
 
     def _width(self) -> int:
         return self.class_sums.shape[1] if self.class_sums.ndim else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from etfhead.frames.base import checked_size
 from etfhead.metrics._checks import checked_batch, wide_dtype
 from etfhead.metrics._moments_sync import moments_over_processes
-from etfhead.metrics._plot import Axis, plot_figures
 from etfhead.metrics._sync import agree_on_width, sum_over_processes
 from etfhead.metrics._wide_metric import WideMetric
 from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
@@ -28,7 +27,6 @@ __all__ = ["MemorizationDilation"]
 _GROUPS = ("clean", "wrong_by_true", "wrong_by_observed", "test")
 _KEPT = ("kept_features", "kept_labels", "kept_observed", "kept_predictions")
 _SUMS = ("distance", "known", "bias", "share", "ways", "memorized", "recovered", "judged")
-_PLOTTED = ("memorization_relative", "corruption_bias_relative", "nc1_train_true", "dilation")
 _NO_PREDICTION = -1
 
 
@@ -62,6 +60,7 @@ class MemorizationDilation(WideMetric):
     """
 
     is_differentiable = False
+    plotted = ("memorization_relative", "corruption_bias_relative", "nc1_train_true", "dilation")
     higher_is_better = False
 
     clean_sums: Tensor
@@ -164,20 +163,6 @@ class MemorizationDilation(WideMetric):
         self.added_up = self.added_up + given["added_up"]
         for name in _KEPT:
             setattr(self, name, [*getattr(self, name), *given[name]])
-
-    def plot(
-        self, val: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | None = None, ax: Axis | None = None
-    ) -> Any:
-        """Draw the main figures: of one result, or of several against their number.
-
-        Args:
-            val: What :meth:`compute` returned, or a list of that; None computes.
-            ax: Matplotlib axis to draw in; None makes a figure.
-
-        Returns:
-            Figure and axis.
-        """
-        return plot_figures(self.compute() if val is None else val, _PLOTTED, ax)
 
     def _corrupted(self) -> Tensor:
         """Sums over all samples with a wrong label."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from etfhead.frames.base import checked_size
 from etfhead.metrics._checks import checked_vectors, wide_dtype
 from etfhead.metrics._moments_sync import moments_over_processes
-from etfhead.metrics._plot import Axis, plot_figures
 from etfhead.metrics._sync import agree_on_width, sum_over_processes
 from etfhead.metrics._wide_metric import WideMetric
 from etfhead.metrics.class_moments import ClassMoments
@@ -27,8 +26,6 @@ from etfhead.metrics.regression_moments import (
 )
 
 __all__ = ["RegressionCollapse"]
-
-_PLOTTED = ("nrc1", "nrc2", "nrc3")
 
 
 class RegressionCollapse(WideMetric):
@@ -60,6 +57,7 @@ class RegressionCollapse(WideMetric):
     """
 
     is_differentiable = False
+    plotted = ("nrc1", "nrc2", "nrc3")
     higher_is_better = False
 
     counts: Tensor
@@ -151,20 +149,6 @@ class RegressionCollapse(WideMetric):
                 self._hold(merge_regression_moments(self.moments, other))
         self._computed = None
         self._update_count += 1
-
-    def plot(
-        self, val: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | None = None, ax: Axis | None = None
-    ) -> Any:
-        """Draw NRC1 to NRC3 on a logarithmic axis: of one result, or of several against their number.
-
-        Args:
-            val: What :meth:`compute` returned, or a list of that; None computes.
-            ax: Matplotlib axis to draw in; None makes a figure.
-
-        Returns:
-            Figure and axis.
-        """
-        return plot_figures(self.compute() if val is None else val, _PLOTTED, ax)
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
