@@ -92,6 +92,7 @@ class FrameDistance(WideMetric):
     """
 
     is_differentiable: bool = False
+    plotted = ("means", "weights", "product")
     higher_is_better: bool = False
     full_state_update: bool | None = False
     plot_lower_bound: float = 0.0
