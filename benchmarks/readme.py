@@ -55,7 +55,12 @@ def label_comparison(name: str) -> str:
     """A multi-label comparison: its primary metric with paired differences, then the others."""
     summary = _load(name)["results"]
     primary = summary["primary"].removeprefix("test_").removesuffix("_best")
-    others = {key: title for key, title in _LABEL_FIGURES.items() if key != primary}
+    arms = [result["figures"] for result in summary["arms"].values()]
+    others = {
+        key: title
+        for key, title in _LABEL_FIGURES.items()
+        if key != primary and any(figures.get(f"test_{key}_best") for figures in arms)
+    }
     rows = []
     for arm, result in summary["arms"].items():
         figures = result["figures"]
