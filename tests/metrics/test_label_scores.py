@@ -233,5 +233,5 @@ def test_processes_together_score_the_whole(tmp_path, sample, cuts):
     mp.start_processes(_score, args=(str(tmp_path), batches), nprocs=2, start_method="fork")
     whole = multilabel_scores(*sample)
     for rank in range(2):
-        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+        for name, value in torch.load(tmp_path / f"{rank}.pt", weights_only=True).items():
             torch.testing.assert_close(value, whole[name])

@@ -301,7 +301,7 @@ def test_processes_with_different_sets_measure_the_whole(tmp_path, cuts):
     mp.start_processes(_measure, args=(str(tmp_path), batches, vectors), nprocs=2, start_method="fork")
     whole = multilabel_collapse(features, target, K, weight=vectors)
     for rank in range(2):
-        for figures in torch.load(tmp_path / f"{rank}.pt"):
+        for figures in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
             assert set(figures) == set(whole)
             for name, value in figures.items():
                 torch.testing.assert_close(value, whole[name])
