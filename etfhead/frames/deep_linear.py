@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from etfhead.frames.imbalanced import check_decays, checked_counts, of_sum_zero_part
+from etfhead.frames.imbalanced import check_decays, checked_counts, squared_error_geometry
 from etfhead.frames.last_layer import LastLayer
 
 __all__ = ["deep_linear_geometry", "deep_linear_loss", "deep_strength"]
@@ -110,23 +110,11 @@ def deep_linear_geometry(
     """
     counts = _checked(class_counts, weight_decays, feature_decay)
     total = counts.sum().item()
-    ridge = total * feature_decay
 
     def strength(x: Tensor) -> Tensor:
         return deep_strength(x, total, weight_decays, feature_decay)
 
-    if not bias:
-        s = strength(counts)
-        return LastLayer(s.diag(), (s / (s + ridge).square()).diag(), (s / (s + ridge)).diag(), centred=False)
-    shares = counts / total
-    weight_gram, feature_gram, answer = of_sum_zero_part(
-        counts.diag() - total * torch.outer(shares, shares),
-        strength,
-        lambda x: strength(x) / (strength(x) + ridge).square(),
-        lambda x: strength(x) / (strength(x) + ridge),
-    )
-    residual = torch.eye(len(counts), dtype=torch.float64, device="cpu") - shares[:, None]
-    return LastLayer(weight_gram, residual.T @ feature_gram @ residual, answer @ residual, centred=False)
+    return squared_error_geometry(counts, strength, feature_decay, bias=bias)
 
 
 def deep_linear_loss(

@@ -18,6 +18,7 @@ __all__ = [
     "of_sum_zero_part",
     "orthogonal_geometry",
     "seli_geometry",
+    "squared_error_geometry",
 ]
 
 
@@ -68,12 +69,27 @@ def orthogonal_geometry(
     counts = checked_counts(class_counts)
     check_decays(weight_decay, feature_decay)
     total = counts.sum().item()
-    ridge = total * feature_decay
     gain, threshold = math.sqrt(feature_decay / weight_decay), total * math.sqrt(weight_decay * feature_decay)
 
     def strength(eigenvalues: Tensor) -> Tensor:
         return gain * (eigenvalues.sqrt() - threshold).clamp(min=0.0)
 
+    return squared_error_geometry(counts, strength, feature_decay, bias=bias)
+
+
+def squared_error_geometry(
+    counts: Tensor, strength: Callable[[Tensor], Tensor], feature_decay: float, *, bias: bool
+) -> LastLayer:
+    """Optimum under squared error from what becomes of each eigenvalue of the target's second moment.
+
+    Args:
+        counts: (K,), float64.
+        strength: From those eigenvalues to those of the product of all weights, W W^T.
+        feature_decay: lambda_H; features answer by ridge regression.
+        bias: Whether an unregularised bias takes the mean of the targets.
+    """
+    total = counts.sum().item()
+    ridge = total * feature_decay
     if not bias:
         s = strength(counts)
         return LastLayer(s.diag(), (s / (s + ridge).square()).diag(), (s / (s + ridge)).diag(), centred=False)
