@@ -349,7 +349,8 @@ def test_two_processes_are_one_also_where_one_saw_nothing(tmp_path, parts, seen_
         metric.update(features[:6], labels[:6])
     expected.append(metric.compute())
     for rank in range(2):
-        for found, whole in zip(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected, strict=True):
+        saved = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for found, whole in zip(saved, expected, strict=True):
             assert found.keys() == whole.keys()
             for name, value in whole.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-12, atol=0)
