@@ -59,14 +59,16 @@ def run_cp(args: argparse.Namespace) -> int:
 def run_validate(args: argparse.Namespace) -> int:
     """Check a recipe without training."""
     from etfhead.experiment.preflight import check_buildable
-    from etfhead.experiment.schema import load_recipe
+    from etfhead.experiment.schema import expand_settings, load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    parameters = check_buildable(recipe)
+    each = list(expand_settings(recipe).values()) or [recipe]
+    parameters = [check_buildable(setting) for setting in each][0]
     arms, seeds = len(recipe.arms), len(recipe.seeds)
+    settings = f"{len(recipe.settings)} settings x " if recipe.settings else ""
     print(
-        f"ok: {recipe.name}: {arms} arms x {seeds} seeds = {arms * seeds} runs of {recipe.epochs} epochs, "
-        f"{recipe.model} ({parameters:,} parameters) on {recipe.dataset}"
+        f"ok: {recipe.name}: {settings}{arms} arms x {seeds} seeds = {len(each) * arms * seeds} runs of "
+        f"{recipe.epochs} epochs, {recipe.model} ({parameters:,} parameters) on {recipe.dataset}"
     )
     return 0
 
@@ -74,7 +76,7 @@ def run_validate(args: argparse.Namespace) -> int:
 def run_run(args: argparse.Namespace) -> int:
     """Run a comparison, print its table and where the report is."""
     from etfhead.errors import Interrupted
-    from etfhead.experiment.schema import load_recipe, smoke
+    from etfhead.experiment.schema import expand_settings, load_recipe, smoke
 
     recipe = load_recipe(args.recipe, args.overrides)
     if args.smoke:
@@ -85,7 +87,8 @@ def run_run(args: argparse.Namespace) -> int:
     from etfhead.experiment.preflight import check_buildable
     from etfhead.experiment.runner import run
 
-    check_buildable(recipe)
+    for each in expand_settings(recipe).values() or (recipe,):
+        check_buildable(each)
     try:
         run(recipe, out, resume=args.resume, overwrite=args.overwrite)
     except Interrupted as stop:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etfhead.experiment.field_error import FieldError
+from etfhead.experiment.loss_names import MULTILABEL_LOSSES
 
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm
 
-__all__ = ["HEAD_OPTIONS", "MULTILABEL_LOSSES", "check_arm", "check_task", "has_basis", "is_oriented"]
+__all__ = [
+    "HEAD_OPTIONS",
+    "MULTILABEL_LOSSES",
+    "STATEFUL_LOSSES",
+    "check_arm",
+    "check_task",
+    "has_basis",
+    "is_oriented",
+]
 
 _ANY_HEAD = ("neck", "orient", "exponent")
 _SCALED = (*_ANY_HEAD, "scale", "learn_scale")
@@ -22,9 +31,15 @@ HEAD_OPTIONS = {
     "delta": (*_SCALED, "fused", "rate"),
     "guided": (*_SCALED, "basis", "normalize", "momentum", "every"),
 }
-MULTILABEL_LOSSES = ("pick_all_label", "binary_cross_entropy", "asymmetric", "zlpr", "two_way")
+# Losses that have options of their own among the arm's, or none.
+_WITHOUT_OPTIONS = ("cross_entropy", "dot_regression", *MULTILABEL_LOSSES)
 # Losses that the recipe's label smoothing goes into.
 _SMOOTHED = ("pick_all_label", "binary_cross_entropy")
+_SMOOTHED_OF_CLASSES = ("cross_entropy", "logit_adjusted", "ldam")
+# Losses of the cosines between features and fixed class vectors.
+_OF_COSINES = ("dot_regression", "etf_dot")
+# Losses that remember each training image.
+STATEFUL_LOSSES = ("early_learning", "sparse_overparametrization")
 
 
 def is_oriented(arm: Arm) -> bool:
@@ -60,19 +75,21 @@ def check_arm(arm: Arm) -> None:
         raise FieldError(("basis",), f"frame: {arm.frame} has none; remove it")
     if arm.exponent is not None and not is_oriented(arm):
         raise FieldError(("exponent",), "has no effect without orient; remove it")
-    if arm.loss == "dot_regression":
-        _check_dot_regression(arm)
+    if arm.loss_options and arm.loss in _WITHOUT_OPTIONS:
+        raise FieldError(("loss_options",), f"loss: {arm.loss} takes none of these; remove it")
+    if arm.fused and arm.loss not in ("cross_entropy", *MULTILABEL_LOSSES):
+        raise FieldError(("fused",), f"streams cross-entropy alone; with loss: {arm.loss} remove it")
+    if arm.loss in _OF_COSINES:
+        _check_loss_of_cosines(arm)
 
 
-def _check_dot_regression(arm: Arm) -> None:
-    reason = "loss: dot_regression compares cosines with fixed class vectors, so write"
+def _check_loss_of_cosines(arm: Arm) -> None:
+    reason = f"loss: {arm.loss} compares cosines with fixed class vectors, so write"
     if arm.head != "etf":
         raise FieldError(("head",), f"{reason} head: etf, got head: {arm.head}")
     for option, value in (("normalize", True), ("learn_scale", False)):
         if getattr(arm, option) is not value:
             raise FieldError((option,), f"{reason} normalize: true and learn_scale: false")
-    if arm.fused:
-        raise FieldError(("fused",), "streams cross-entropy alone; with loss: dot_regression remove it")
     # Its target is the logit of a perfect feature, which only a stated scale tells.
     if not isinstance(arm.scale, (int, float)):
         raise FieldError(("scale",), f"{reason} a number, as in scale: 1")
@@ -117,6 +134,11 @@ def check_task(name: str, arm: Arm, *, dataset: str, multilabel: bool, smoothing
                 ("arms", name, "loss"),
                 f"{arm.loss} is of multi-label data and dataset: {dataset} has one class an image; write "
                 "cross_entropy or choose a multilabel_ data set",
+            )
+        if smoothing and arm.loss not in (*_SMOOTHED_OF_CLASSES, "dot_regression"):
+            raise FieldError(
+                ("smoothing",),
+                f"loss: {arm.loss} (arm {name!r}) has no label smoothing, and arms must share it; write 0.0",
             )
         return
     if arm.loss not in MULTILABEL_LOSSES:

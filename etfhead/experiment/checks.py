@@ -7,14 +7,17 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from etfhead.experiment.arm_checks import check_task
+from etfhead.experiment.arm_checks import STATEFUL_LOSSES, check_task
 from etfhead.experiment.field_error import FieldError
 from etfhead.experiment.task import COMPOSED, is_multilabel
 
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm, Recipe
 
-__all__ = ["check_bounds", "check_recipe"]
+__all__ = ["OF_THE_STUDY", "check_bounds", "check_recipe"]
+
+# Keys that all settings of a study share: what is compared.
+OF_THE_STUDY = ("name", "description", "arms", "seeds", "baseline", "settings", "primary_metric")
 
 # Dots are left out of arm names because overrides separate keys with them.
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -71,6 +74,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_data(recipe)
     _check_training(recipe)
     _check_task(recipe)
+    _check_settings(recipe)
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -137,6 +141,22 @@ def _check_data(recipe: Recipe) -> None:
             raise FieldError((key,), f"dataset: {recipe.dataset} is not composed of single images; remove it")
 
 
+def _check_settings(recipe: Recipe) -> None:
+    known = {field.name for field in dataclasses.fields(recipe)}
+    for name, changes in recipe.settings.items():
+        if not _ARM_NAME.fullmatch(str(name)):
+            raise FieldError(
+                ("settings", name),
+                f"a setting's name is letters, digits, '_' and '-' (it names a folder), got {name!r}",
+            )
+        if not isinstance(changes, dict):
+            raise FieldError(("settings", name), f"expected {{key: value of the recipe}}, got {changes!r}")
+        for key in changes:
+            if key not in known or key in OF_THE_STUDY:
+                why = "is the study's own" if key in OF_THE_STUDY else "is no key of a recipe"
+                raise FieldError(("settings", name, str(key)), f"{key!r} {why}; remove it")
+
+
 def _check_schedule(recipe: Recipe) -> None:
     """A schedule's own options are there, reach into the run, and are not given to another schedule."""
     if recipe.sched == "none" and (recipe.warmup_epochs or recipe.min_lr):
@@ -178,6 +198,10 @@ def _check_training(recipe: Recipe) -> None:
 
 def _check_arms_in_training(recipe: Recipe) -> None:
     for name, arm in recipe.arms.items():
+        if arm.loss in STATEFUL_LOSSES and (recipe.mixup or recipe.cutmix):
+            raise FieldError(
+                ("arms", name, "loss"), f"{arm.loss} remembers single images; mixup and cutmix mix them"
+            )
         if arm.fused and (recipe.mixup or recipe.cutmix):
             raise FieldError(
                 ("arms", name, "fused"), "streams one class a sample; mixup and cutmix give two: remove it"

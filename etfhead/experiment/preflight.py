@@ -7,7 +7,6 @@ from pathlib import Path
 
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.suggest import did_you_mean
-from etfhead.experiment.task import is_multilabel
 
 __all__ = ["check_buildable"]
 
@@ -94,6 +93,7 @@ def _check_models(recipe: Recipe) -> int:
     import torch
 
     from etfhead.experiment.training.arms import build_loss, build_model
+    from etfhead.experiment.training.class_losses import LossFacts
 
     num_classes = _num_classes(recipe)
     stock = replace(recipe, pretrained=False, initial_checkpoint=None)
@@ -102,8 +102,9 @@ def _check_models(recipe: Recipe) -> int:
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 model = build_model(stock, arm, num_classes, seed=0)
-                if is_multilabel(recipe.dataset):
-                    build_loss(stock, arm, model)
+            # Off the meta device: a loss may look into what it is given.
+            if not arm.fused:
+                build_loss(stock, arm, model, LossFacts.stand_in(num_classes))
         except ValueError as error:
             raise ValueError(
                 str(error) if str(error).startswith("model:") else f"arm {name!r}: {error}"

@@ -13,7 +13,15 @@ from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.training.checkpoint import PREVIOUS, STATE
 from etfhead.experiment.training.fingerprint import differences, shared_settings
 
-__all__ = ["ENVIRONMENT", "check_folder", "check_same_data", "clear_folder", "is_run_folder", "seed_folder"]
+__all__ = [
+    "ENVIRONMENT",
+    "check_folder",
+    "check_same_data",
+    "clear_folder",
+    "is_run_folder",
+    "seed_folder",
+    "setting_folder",
+]
 
 ENVIRONMENT = "env.json"
 SEED_FILES = (STATE, PREVIOUS, "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json")
@@ -23,6 +31,11 @@ RUN_FILES = ("recipe.yaml", ENVIRONMENT, "data.json")
 def seed_folder(out: Path, arm: str, seed: int) -> Path:
     """Folder of one arm and seed."""
     return out / "arms" / arm / f"seed{seed}"
+
+
+def setting_folder(out: Path, setting: str) -> Path:
+    """Folder of one setting of a study."""
+    return out / "settings" / setting
 
 
 def is_run_folder(out: Path) -> bool:
@@ -110,6 +123,11 @@ def _earlier_recipe(out: Path) -> Recipe | None:
 
 def clear_folder(out: Path) -> None:
     """Delete what a run and its report write, by name; anybody else's file stays, with its folder."""
+    for folder in sorted((out / "settings").glob("*")):
+        if is_run_folder(folder) and not folder.is_symlink():
+            clear_folder(folder)
+            _remove(folder, ())
+    _remove(out / "settings", ())
     for folder in sorted((out / "arms").glob("*/seed*")):
         _remove(folder, SEED_FILES)
     for folder in sorted((out / "arms").glob("*")):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from etfhead.errors import CheckpointError, DataError, Interrupted
-from etfhead.experiment.data import Splits, load_data
+from etfhead.experiment.data import Splits, read_data
 from etfhead.experiment.data.rng import preserved_rng
 from etfhead.experiment.environment import describe_environment
 from etfhead.experiment.files import write_json, write_text
@@ -27,6 +27,7 @@ from etfhead.experiment.run_folder import (
 from etfhead.experiment.task import METRIC_NAMES, primary_metric, stand_in_targets
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model, resolve_arms
 from etfhead.experiment.training.checkpoint import StateFile
+from etfhead.experiment.training.class_losses import LossFacts
 from etfhead.experiment.training.engine import Trainer
 from etfhead.experiment.training.fingerprint import differences, make_fingerprint
 from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
@@ -35,11 +36,13 @@ from etfhead.experiment.training.progress import ProgressBar, say
 from etfhead.experiment.training.session import Session, make_accelerator
 from etfhead.experiment.training.signals import StopRequest
 
-__all__ = ["run"]
+__all__ = ["check_run", "run", "start_folder"]
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Train every arm with every seed, seed by seed, and write the report.
+
+    A recipe with settings is a study: see :func:`~etfhead.experiment.study.run_study`.
 
     Everything that can be refused is refused before the first step and before a file changes. Under
     ``accelerate launch`` or ``torchrun`` the processes share each batch; the first one writes.
@@ -63,16 +66,21 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
     """
     from etfhead.experiment.report import write_report
 
+    if recipe.settings:
+        from etfhead.experiment.study import run_study
+
+        return run_study(recipe, out, resume=resume, overwrite=overwrite)
     out, recipe = Path(out), resolve_arms(recipe)
     check_folder(out, recipe, resume=resume, overwrite=overwrite)
     with preserved_rng(), make_accelerator(recipe) as accelerator:
         with accelerator.local_main_process_first():  # one process of a machine downloads
-            splits = load_data(recipe)
+            data = read_data(recipe)
+        facts = data.info()
         if resume:
-            check_same_data(out, splits.info["digest"])
-        _check_arms(recipe, splits)
+            check_same_data(out, facts["digest"])
+        _check_arms(recipe, data.splits(recipe.seeds[0]))
         if accelerator.is_main_process:
-            _prepare_folder(out, recipe, splits, overwrite=overwrite)
+            _prepare_folder(out, recipe, facts, overwrite=overwrite)
         accelerator.wait_for_everyone()
         with StopRequest() as stop:
             jobs = [(arm, seed) for seed in recipe.seeds for arm in recipe.arms]
@@ -80,6 +88,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
                 if stop.signum is not None:
                     raise Interrupted(stop.signum)
                 title = f"[{count}/{len(jobs)}] {arm} seed {seed}"
+                splits = data.splits(seed)
                 _run_one(recipe, arm, seed, splits=splits, out=out, stop=stop, title=title)
                 if accelerator.device.type == "cuda":  # or this run's memory would count for the next one
                     gc.collect()
@@ -88,6 +97,16 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
             write_report(out)
         accelerator.wait_for_everyone()
     return out
+
+
+def check_run(recipe: Recipe) -> None:
+    """Read the data and build every arm, as :func:`run` will; nothing is written.
+
+    Raises:
+        ValueError: If data or an arm does not allow the run.
+    """
+    recipe = resolve_arms(recipe)
+    _check_arms(recipe, read_data(recipe).splits(recipe.seeds[0]))
 
 
 def _run_one(
@@ -171,6 +190,7 @@ def _is_complete(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
 def _check_arms(recipe: Recipe, splits: Splits) -> None:
     """Build every arm once and push two blank images through it: options fail now, not hours later."""
     target = stand_in_targets(recipe, 2, splits.num_classes)
+    facts = LossFacts.of(splits)
     for name, arm in recipe.arms.items():
         try:
             model = build_model(recipe, arm, splits.num_classes, recipe.seeds[0]).eval()
@@ -188,7 +208,9 @@ def _check_arms(recipe: Recipe, splits: Splits) -> None:
                 mixup = build_mixup(recipe, arm, splits.num_classes)
                 if arm.fused:
                     outputs = _forward(model.train(), images, recipe)  # features
-                build_loss(recipe, arm, model)(outputs, target if mixup is None else mixup(images, target)[1])
+                build_loss(recipe, arm, model, facts).eval()(
+                    outputs, target if mixup is None else mixup(images, target)[1]
+                )
         except ValueError as error:
             raise ValueError(f"arm {name!r}: {error}") from error
 
@@ -204,7 +226,13 @@ def _forward(model: torch.nn.Module, images: torch.Tensor, recipe: Recipe) -> An
         ) from error
 
 
-def _prepare_folder(out: Path, recipe: Recipe, splits: Splits, *, overwrite: bool) -> None:
+def _prepare_folder(out: Path, recipe: Recipe, facts: Mapping[str, Any], *, overwrite: bool) -> None:
+    start_folder(out, recipe, overwrite=overwrite)
+    write_json(out / "data.json", facts)
+
+
+def start_folder(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    """Write what every folder of a run begins with: its environment and its recipe."""
     from etfhead.experiment.schema import dump_recipe
 
     if overwrite and is_run_folder(out):
@@ -216,5 +244,3 @@ def _prepare_folder(out: Path, recipe: Recipe, splits: Splits, *, overwrite: boo
         environment["earlier"] = [*earlier.pop("earlier", []), earlier]
     write_json(out / ENVIRONMENT, environment)
     write_text(out / "recipe.yaml", dump_recipe(recipe))
-    names = {"class_names": list(splits.class_names), "class_counts": list(splits.class_counts)}
-    write_json(out / "data.json", {**splits.info, **names})

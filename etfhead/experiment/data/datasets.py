@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["EvalDataset", "Fetch", "TrainDataset"]
+__all__ = ["EvalDataset", "Fetch", "IndexedDataset", "TrainDataset"]
 
 Item = tuple[Tensor, int]
 
@@ -49,6 +49,27 @@ class EvalDataset(_Items):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         return self._load(indices, ())
+
+
+class IndexedDataset(Dataset[tuple[Tensor, int, int]]):
+    """A :class:`TrainDataset` whose items also tell their position: ``(image, label, index)``.
+
+    Args:
+        items: The data set.
+    """
+
+    def __init__(self, items: TrainDataset) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int, int]:
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int, int]]:
+        found = self.items.__getitems__(items)
+        return [(image, label, index) for (image, label), (index, _) in zip(found, items, strict=True)]
 
 
 class TrainDataset(_Items):

@@ -6,75 +6,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from etfhead.errors import DataError
-from etfhead.experiment.data.carve import carve
-from etfhead.experiment.data.cifar import read_cifar
+from etfhead.experiment.data.carve import Carved, carve
 from etfhead.experiment.data.datasets import EvalDataset, Fetch, TrainDataset
-from etfhead.experiment.data.digits import read_digits
-from etfhead.experiment.data.fashion_mnist import read_fashion_mnist
+from etfhead.experiment.data.draw import Draw, draw_training
 from etfhead.experiment.data.fetch import KeyedCropFlip, PillowFetch, PreparedFetch, prepare
-from etfhead.experiment.data.folder import read_image_folder
 from etfhead.experiment.data.images import ArrayImages, Images, Source
 from etfhead.experiment.data.multilabel_datasets import MultiLabelEvalDataset, MultiLabelTrainDataset
-from etfhead.experiment.data.multilabel_generated import read_multilabel_digits, read_multilabel_fashion
-from etfhead.experiment.data.multilabel_npz import read_multilabel_npz
 from etfhead.experiment.data.multilabel_parts import MultiLabelParts
-from etfhead.experiment.data.multilabel_synthetic import read_multilabel_synthetic
-from etfhead.experiment.data.npz import read_npz
+from etfhead.experiment.data.sets import Splits
+from etfhead.experiment.data.sources import read_multilabel, read_source
 from etfhead.experiment.data.statistics import Normalization, choose_normalization
-from etfhead.experiment.data.synthetic import read_synthetic
 from etfhead.experiment.data.transforms import eval_transform, train_transform
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.task import is_multilabel
 
-__all__ = ["Splits", "load_data"]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The three splits of a data set; a label is a class, or on multi-label data a float row (K,) of 0 and 1.
-
-    Args:
-        train: ``train[i, key]`` is ``(image, label)``; the key alone decides the item's augmentation.
-        plain: ``plain[i]``, the same images without augmentation.
-        val: ``val[i]``, carved from the training part.
-        test: ``test[i]``.
-        num_classes: K.
-        class_names: K names.
-        class_counts: Training images of each class, or with each label.
-        info: JSON-able facts for the run folder: sizes, root, duplicates removed, normalisation, digest.
-    """
-
-    train: Dataset[Any]
-    plain: Dataset[Any]
-    val: Dataset[Any]
-    test: Dataset[Any]
-    num_classes: int
-    class_names: tuple[str, ...]
-    class_counts: tuple[int, ...]
-    info: dict[str, Any]
-
-
-def _read(recipe: Recipe) -> Source:
-    root, download = recipe.data_root, recipe.download
-    match recipe.dataset:
-        case "digits":
-            return read_digits()
-        case "synthetic":
-            return read_synthetic(recipe.img_size, recipe.in_chans)
-        case "fashion_mnist":
-            return read_fashion_mnist(root, download)
-        case "cifar10":
-            return read_cifar(10, root, download)
-        case "cifar100":
-            return read_cifar(100, root, download)
-        case "image_folder":
-            return read_image_folder(root)
-        case "npz":
-            return read_npz(root)
-    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
+__all__ = ["LoadedData", "load_data", "read_data"]
 
 
 def _in_channels(source: Source, in_chans: int) -> Source:
@@ -103,32 +51,91 @@ def _plain_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str,
     return PillowFetch(images, mode, eval_transform(recipe, norm), random=False)
 
 
-def load_data(recipe: Recipe) -> Splits:
+def load_data(recipe: Recipe, seed: int | None = None) -> Splits:
     """Read a data set, carve the validation split from its training part, and build the transforms.
 
-    The splits depend on the data, ``val_fraction``, ``split_seed`` and ``train_limit`` alone; every arm
-    and every seed of a comparison sees the same ones.
+    The splits depend on the data, ``val_fraction``, ``split_seed`` and ``train_limit`` alone, and with
+    ``redraw`` on the seed: every arm of a comparison sees the same ones.
 
     Args:
         recipe: The data and augmentation fields are used, and the model's only for its normalisation.
+        seed: Of the run, for ``redraw``.
 
     Raises:
         DataError: If the data are missing, damaged, inconsistent or too few.
         ValueError: If timm does not understand ``aa``.
     """
+    return read_data(recipe).splits(seed)
+
+
+def read_data(recipe: Recipe) -> LoadedData:
+    """Read a data set once, for the splits of all seeds; raises what :func:`load_data` does."""
     try:
         if is_multilabel(recipe.dataset):
-            return _multilabel_splits(recipe, _read_multilabel(recipe))
-        source = _read(recipe)
+            return LoadedData(recipe, read_multilabel(recipe))
+        source = read_source(recipe)
     except OSError as error:
         raise DataError(f"cannot read {recipe.dataset} (data_root={recipe.data_root!r}): {error}") from error
     limit = recipe.train_limit
     carved = carve(source, val_fraction=recipe.val_fraction, seed=recipe.split_seed, train_limit=limit)
-    source = _in_channels(source, recipe.in_chans)
+    return LoadedData(recipe, _in_channels(source, recipe.in_chans), carved)
+
+
+@dataclass(eq=False)
+class LoadedData:
+    """A data set in memory or on disk, and the splits that each seed makes of it.
+
+    Args:
+        recipe: The comparison.
+        found: What was read.
+        carved: Its training and validation images; None on multi-label data, which bring their splits.
+    """
+
+    recipe: Recipe
+    found: Source | MultiLabelParts
+    carved: Carved | None = None
+
+    def __post_init__(self) -> None:
+        self._last: tuple[int, Splits] | None = None
+
+    def splits(self, seed: int | None = None) -> Splits:
+        """The splits of a seed, kept until another one's are asked for."""
+        drawn = self.recipe.split_seed if seed is None or not self.recipe.redraw else seed
+        if self._last is None or self._last[0] != drawn:
+            self._last = None  # two sets in memory could be one too many
+            self._last = (drawn, self._make(drawn))
+        return self._last[1]
+
+    def info(self) -> dict[str, Any]:
+        """JSON-able facts for the run folder; with ``redraw`` under ``draws`` those of every seed."""
+        seeds = self.recipe.seeds
+        first = self.splits(seeds[0])
+        names = {"class_names": list(first.class_names), "class_counts": list(first.class_counts)}
+        facts = {**first.info, **names}
+        if not self.recipe.redraw or self.carved is None or isinstance(self.found, MultiLabelParts):
+            return facts
+        facts["draws"] = {str(seed): self._draw(seed).info for seed in seeds}
+        return {**facts, "digest": self.carved.digest}
+
+    def _make(self, seed: int) -> Splits:
+        if isinstance(self.found, MultiLabelParts):
+            return _multilabel_splits(self.recipe, self.found)
+        return _splits(self.recipe, self.found, self._carved(), self._draw(seed))
+
+    def _draw(self, seed: int) -> Draw:
+        assert isinstance(self.found, Source)  # noqa: S101 - for the type checker
+        return draw_training(self.recipe, self.found, self._carved(), seed)
+
+    def _carved(self) -> Carved:
+        assert self.carved is not None  # noqa: S101 - for the type checker
+        return self.carved
+
+
+def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw) -> Splits:
     norm = choose_normalization(recipe, source.train)
     mode = "L" if recipe.in_chans == 1 else "RGB"
-    train, val = source.train.subset(carved.train), source.train.subset(carved.val)
-    counts = np.bincount(train.labels, minlength=len(source.class_names)).tolist()
+    train, val = source.train.subset(draw.train), source.train.subset(draw.val)
+    counts = np.bincount(draw.train_labels, minlength=len(source.class_names)).tolist()
     info = {
         "dataset": recipe.dataset,
         "root": source.root,
@@ -140,36 +147,24 @@ def load_data(recipe: Recipe) -> Splits:
         "mean": list(norm.mean),
         "std": list(norm.std),
         "normalization_from": norm.origin,
-        "digest": carved.digest,
+        "digest": draw.digest(carved.digest),
         "notes": list(source.notes),
+        **draw.info,
     }
     fetch = _train_fetch(recipe, train, norm, mode)
     return Splits(
-        train=TrainDataset(fetch, train.labels),
-        plain=EvalDataset(_plain_fetch(recipe, train, norm, mode, fetch), train.labels),
-        val=EvalDataset(_eval_fetch(recipe, val, norm, mode), val.labels),
+        train=TrainDataset(fetch, draw.train_labels),
+        plain=EvalDataset(_plain_fetch(recipe, train, norm, mode, fetch), draw.train_labels),
+        val=EvalDataset(_eval_fetch(recipe, val, norm, mode), draw.val_labels),
         test=EvalDataset(_eval_fetch(recipe, source.test, norm, mode), source.test.labels),
         num_classes=len(source.class_names),
         class_names=source.class_names,
         class_counts=tuple(counts),
         info=info,
+        true_train=train.labels if draw.noisy else None,
+        true_val=val.labels if draw.noisy else None,
+        transition=draw.transition,
     )
-
-
-def _read_multilabel(recipe: Recipe) -> MultiLabelParts:
-    split: dict[str, Any] = {"val_fraction": recipe.val_fraction, "split_seed": recipe.split_seed}
-    sets = {key: getattr(recipe, key) for key in ("train_images_per_set", "eval_images_per_set")}
-    sets = {key: value for key, value in sets.items() if value is not None}
-    match recipe.dataset:
-        case "multilabel_digits":
-            return read_multilabel_digits(**split, **sets)
-        case "multilabel_fashion":
-            return read_multilabel_fashion(recipe.data_root, recipe.download, **split, **sets)
-        case "multilabel_npz":
-            return read_multilabel_npz(recipe.data_root, **split)
-        case "multilabel_synthetic":
-            return read_multilabel_synthetic(recipe.img_size)
-    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
 
 
 def _multilabel_splits(recipe: Recipe, parts: MultiLabelParts) -> Splits:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from etfhead.errors import DataError
-from etfhead.experiment.data.load import Splits
 
 __all__ = ["make_eval_loader", "make_train_loader"]
 
@@ -45,7 +44,7 @@ def _options(workers: int, pin_memory: bool) -> dict[str, Any]:
 
 
 def make_train_loader(
-    splits: Splits,
+    train: Dataset[Any],
     batch_sampler: Sampler[list[tuple[int, int]]],
     *,
     workers: int = 0,
@@ -54,7 +53,7 @@ def make_train_loader(
     """Loader of the training split in the order of a ``KeyedBatchSampler``.
 
     Args:
-        splits: From ``load_data``.
+        train: ``splits.train``; with ``IndexedDataset`` batches also hold positions.
         batch_sampler: Yields lists of (index, key); call its ``set_epoch`` before every pass.
         workers: Worker processes, kept between passes.
         pin_memory: Copy batches to page-locked memory, for CUDA.
@@ -62,7 +61,7 @@ def make_train_loader(
     Returns:
         Loader of (images (B, C, H, W) float32, labels (B,) int64).
     """
-    return _Loader(splits.train, batch_sampler=batch_sampler, **_options(workers, pin_memory))
+    return _Loader(train, batch_sampler=batch_sampler, **_options(workers, pin_memory))
 
 
 def make_eval_loader(

@@ -2,12 +2,13 @@
 
 from etfhead.experiment.schema.dump import dump_recipe
 from etfhead.experiment.schema.load import RecipeInfo, find_recipe, list_recipes, load_recipe
-from etfhead.experiment.schema.plain import recipe_from_dict, recipe_to_dict
+from etfhead.experiment.schema.plain import expand_settings, recipe_from_dict, recipe_to_dict
 from etfhead.experiment.schema.shrink import smoke
 
 __all__ = [
     "RecipeInfo",
     "dump_recipe",
+    "expand_settings",
     "find_recipe",
     "list_recipes",
     "load_recipe",

@@ -13,7 +13,7 @@ from etfhead.experiment.schema.convert import convert, describe
 from etfhead.experiment.schema.yaml_lines import KeyPath
 from etfhead.experiment.suggest import did_you_mean
 
-__all__ = ["expect_mapping", "recipe_from_dict", "recipe_to_dict"]
+__all__ = ["expand_settings", "expect_mapping", "recipe_from_dict", "recipe_to_dict"]
 
 
 def expect_mapping(data: Any, where: str) -> dict[str, Any]:
@@ -49,9 +49,35 @@ def recipe_from_dict(
             raise FieldError(
                 ("arms",), f"expected a mapping from names to heads, got {describe(values['arms'])}"
             )
-        return _record(Recipe, values, ())
+        recipe: Recipe = _record(Recipe, values, ())
+        for name, changes in recipe.settings.items():
+            _setting(values, name, changes)
+        return recipe
     except FieldError as error:
         raise ValueError(f"{_place(error.path, where, origins or {})}: {error}") from None
+
+
+def expand_settings(recipe: Recipe) -> dict[str, Recipe]:
+    """The comparison of each setting of a study, named ``<study>.<setting>``.
+
+    >>> from etfhead.experiment.schema import load_recipe
+    >>> study = load_recipe("quickstart", ["settings.short.epochs=1", "settings.long.epochs=9"])
+    >>> {name: recipe.epochs for name, recipe in expand_settings(study).items()}
+    {'short': 1, 'long': 9}
+    """
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    return {name: _setting(values, name, changes) for name, changes in recipe.settings.items()}
+
+
+def _setting(values: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> Recipe:
+    own = {"settings": {}, "name": f"{values['name']}.{name}", **changes}
+    try:
+        recipe: Recipe = _record(Recipe, {**values, **own}, ())
+    except FieldError as error:
+        # An unchanged key can be at odds with a changed one.
+        path = ("settings", name, *(error.path if error.path[:1] and error.path[0] in changes else ()))
+        raise FieldError(path, f"{error} (with this setting)" if path[2:] == () else error.message) from None
+    return recipe
 
 
 def _arm(name: str, options: Any) -> Arm:

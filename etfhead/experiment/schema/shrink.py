@@ -10,6 +10,37 @@ from etfhead.experiment.task import is_multilabel
 __all__ = ["smoke"]
 
 _RANK = 4  # of a correction: the generated images have ten classes
+_SETTINGS = 2  # of a study
+# What a setting must not bring back: data, size and model.
+_MADE_TINY = frozenset(
+    {
+        "model",
+        "pretrained",
+        "initial_checkpoint",
+        "img_size",
+        "in_chans",
+        "model_kwargs",
+        "trainable",
+        "dataset",
+        "data_root",
+        "download",
+        "train_images_per_set",
+        "eval_images_per_set",
+        "train_limit",
+        "batch_size",
+        "workers",
+        "mean",
+        "std",
+        "epochs",
+        "warmup_epochs",
+        "decay_epochs",
+        "decay_milestones",
+        "cpu",
+        "amp_dtype",
+        "channels_last",
+        "torchcompile",
+    }
+)
 _LAST_STAGE = ("conv_head", "bn2")  # of the model below
 
 
@@ -27,8 +58,10 @@ def smoke(recipe: Recipe) -> Recipe:
     'quickstart-smoke'
     """
     epochs = 2
+    few = list(recipe.settings.items())[:_SETTINGS]
     return replace(
         recipe,
+        settings={name: {k: v for k, v in changes.items() if k not in _MADE_TINY} for name, changes in few},
         name=f"{recipe.name}-smoke",
         model="test_efficientnet",
         pretrained=False,

@@ -12,6 +12,7 @@ from etfhead.experiment.arm_checks import HEAD_OPTIONS, MULTILABEL_LOSSES, has_b
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.suggest import did_you_mean
 from etfhead.experiment.task import is_multilabel, primary_metric
+from etfhead.experiment.training.class_losses import LossFacts, build_class_loss
 from etfhead.experiment.training.initial_weights import load_initial_weights
 from etfhead.experiment.training.label_losses import build_label_loss
 from etfhead.experiment.training.rng import seed_model
@@ -88,16 +89,18 @@ def build_model(recipe: Recipe, arm: Arm, num_classes: int, seed: int) -> nn.Mod
     return model
 
 
-def build_loss(recipe: Recipe, arm: Arm, model: nn.Module) -> nn.Module:
+def build_loss(recipe: Recipe, arm: Arm, model: nn.Module, facts: LossFacts) -> nn.Module:
     """Build the training loss of one arm: ``forward(outputs, target)`` of the model in training mode.
 
     With mixup or cutmix the targets are soft and carry the label smoothing already (:func:`build_mixup`).
+    A loss that remembers each training image also takes its position in the training split.
 
     Args:
         recipe: Label smoothing, mixup and cutmix.
         arm: Loss and its options.
         model: The arm's model: with ``fused: true`` its training mode gives features, and the loss streams
             them through the head.
+        facts: What losses take from the data.
 
     Raises:
         ValueError: If the loss cannot be streamed because the model has several heads.
@@ -116,6 +119,9 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module) -> nn.Module:
 
         scale = arm.scale if isinstance(arm.scale, int | float) else 1.0
         return DotRegressionLoss(target_logit=float(scale), class_balanced=bool(arm.class_balanced))
+    if arm.loss != "cross_entropy":
+        smoothing = 0.0 if recipe.mixup or recipe.cutmix else recipe.smoothing
+        return build_class_loss(arm.loss, arm.loss_options or {}, facts, label_smoothing=smoothing)
     if recipe.mixup or recipe.cutmix:
         from timm.loss import SoftTargetCrossEntropy
 
@@ -125,7 +131,7 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module) -> nn.Module:
 
 
 def build_mixup(recipe: Recipe, arm: Arm, num_classes: int) -> Mixup | None:
-    """Build timm's mixup/cutmix, or None when both are off; only cross-entropy smooths its targets."""
+    """Build timm's mixup/cutmix, or None when both are off; only losses with label smoothing get theirs from it."""
     if not (recipe.mixup or recipe.cutmix):
         return None
     from timm.data import Mixup
@@ -133,13 +139,15 @@ def build_mixup(recipe: Recipe, arm: Arm, num_classes: int) -> Mixup | None:
     return Mixup(
         mixup_alpha=recipe.mixup,
         cutmix_alpha=recipe.cutmix,
-        label_smoothing=recipe.smoothing if arm.loss == "cross_entropy" else 0.0,
+        label_smoothing=0.0 if arm.loss == "dot_regression" else recipe.smoothing,
         num_classes=num_classes,
     )
 
 
 def _create(recipe: Recipe, num_classes: int) -> nn.Module:
     import timm
+
+    import etfhead.experiment.models  # noqa: F401 - registers the small ones
 
     if not timm.is_model(recipe.model):
         hint = did_you_mean(recipe.model, timm.list_models())

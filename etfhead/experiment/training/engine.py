@@ -127,9 +127,9 @@ class Trainer:
         stopping = False
         session.train_mode()
         began = time.perf_counter()
-        for images, target in session.train_batches(position.epoch, position.step):
+        for images, target, *index in session.train_batches(position.epoch, position.step):
             seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
-            loss, outputs, predicted, images, target = forward(session, images, target)
+            loss, outputs, predicted, images, target = forward(session, images, target, *index)
             update_weights(session, loss, self.recipe.clip_grad)
             update_heads(session.raw, target)
             watch.see(position.step, images, outputs, loss)

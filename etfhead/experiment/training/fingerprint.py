@@ -20,6 +20,7 @@ _IRRELEVANT = frozenset(
         "name",
         "description",
         "arms",
+        "settings",
         "seeds",
         "baseline",
         "target_accuracy",

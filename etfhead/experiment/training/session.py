@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from etfhead.experiment.arm_checks import is_oriented
+from etfhead.experiment.arm_checks import STATEFUL_LOSSES, is_oriented
 from etfhead.experiment.data import KeyedBatchSampler, Splits, make_train_loader
+from etfhead.experiment.data.datasets import IndexedDataset
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.training.accounting import head_modules
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
+from etfhead.experiment.training.class_losses import LossFacts
 from etfhead.experiment.training.collapse import collapse_subset
 from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.orient import orient
@@ -75,6 +77,7 @@ class Session:
     scheduler: Any
     criterion: Any
     fused: bool
+    stateful: bool
     mixup: Mixup | None
     sampler: KeyedBatchSampler
     train_loader: Loader
@@ -147,6 +150,8 @@ class Session:
                 f"batch_size: {sampler.batch_size} images cannot be shared by {world} process(es)"
                 + (" in pairs, as mixup and cutmix need" if mixup is not None else "")
             )
+        stateful = options.loss in STATEFUL_LOSSES
+        train: Any = IndexedDataset(splits.train) if stateful else splits.train  # type: ignore[arg-type]
         return cls(
             accelerator=accelerator,
             raw=raw,
@@ -156,11 +161,12 @@ class Session:
             ema=ema,
             optimizer=optimizer,
             scheduler=build_scheduler(recipe, optimizer.optimizer, len(sampler)),
-            criterion=build_loss(recipe, options, raw).to(accelerator.device),
+            criterion=build_loss(recipe, options, raw, LossFacts.of(splits)).to(accelerator.device),
             fused=bool(options.fused),
+            stateful=stateful,
             mixup=mixup,
             sampler=sampler,
-            train_loader=make_train_loader(splits, share, **loader),
+            train_loader=make_train_loader(train, share, **loader),
             val_loader=eval_share(splits.val, recipe, accelerator),
             memory_format=layout,
             steps_per_epoch=len(sampler),
@@ -183,6 +189,7 @@ class Session:
     def train_mode(self) -> None:
         """Training mode, frozen parts in evaluation mode."""
         train_mode(self.model, self.frozen)
+        self.criterion.train()
 
     def share_statistics(self) -> None:
         """Give every process the first one's batch statistics: each has followed its own share's."""
@@ -206,11 +213,14 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Tensors and plain values only: loads with ``weights_only=True``."""
         scaler = self.accelerator.scaler
+        if self.stateful:
+            self.criterion.synchronize()  # on every process: each has followed its own images
         return {
             "model": self.raw.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
+            "criterion": self.criterion.state_dict() if self.stateful else None,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -219,6 +229,8 @@ class Session:
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.stateful:
+            self.criterion.load_state_dict(state["criterion"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

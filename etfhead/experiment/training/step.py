@@ -13,9 +13,12 @@ __all__ = ["forward", "names_a_label", "names_the_class", "update_weights", "war
 
 
 def forward(
-    session: Session, images: Tensor, target: Tensor
+    session: Session, images: Tensor, target: Tensor, index: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, what the model gave, classes it names, with the images and targets they were taken at."""
+    """Loss, what the model gave, classes it names, with the images and targets they were taken at.
+
+    ``index`` holds the images' positions in the training split, for a loss that remembers them.
+    """
     device = session.accelerator.device
     images = images.to(device, non_blocking=True, memory_format=session.memory_format)
     target = target.to(device, non_blocking=True)
@@ -24,6 +27,9 @@ def forward(
     outputs = session.model(images).float()
     if session.fused:  # the outputs are features
         loss, predicted = session.criterion.with_predictions(outputs, target)
+    elif index is not None:
+        loss = session.criterion(outputs, target, index.to(device, non_blocking=True))
+        predicted = outputs.argmax(1)
     else:
         loss, predicted = session.criterion(outputs, target), outputs.argmax(1)
     return loss, outputs, predicted, images, target
@@ -56,6 +62,7 @@ def warm_up(session: Session, recipe: Recipe, num_classes: int) -> None:
     images = torch.rand(session.share, recipe.in_chans, recipe.img_size, recipe.img_size)
     buffers = [(buffer, buffer.clone()) for buffer in session.raw.buffers()]
     session.train_mode()
+    session.criterion.eval()  # or it would remember these images
     forward(session, images, stand_in_targets(recipe, session.share, num_classes))[0].backward()
     with torch.no_grad():
         for buffer, value in buffers:

@@ -1,0 +1,58 @@
+"""From a recipe's data set to what was found on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etfhead.experiment.data.cifar import read_cifar
+from etfhead.experiment.data.digits import read_digits
+from etfhead.experiment.data.fashion_mnist import read_fashion_mnist
+from etfhead.experiment.data.folder import read_image_folder
+from etfhead.experiment.data.images import Source
+from etfhead.experiment.data.multilabel_generated import read_multilabel_digits, read_multilabel_fashion
+from etfhead.experiment.data.multilabel_npz import read_multilabel_npz
+from etfhead.experiment.data.multilabel_parts import MultiLabelParts
+from etfhead.experiment.data.multilabel_synthetic import read_multilabel_synthetic
+from etfhead.experiment.data.npz import read_npz
+from etfhead.experiment.data.synthetic import read_synthetic
+from etfhead.experiment.recipe import Recipe
+
+__all__ = ["read_multilabel", "read_source"]
+
+
+def read_source(recipe: Recipe) -> Source:
+    """Read a data set with one class an image."""
+    root, download = recipe.data_root, recipe.download
+    match recipe.dataset:
+        case "digits":
+            return read_digits()
+        case "synthetic":
+            return read_synthetic(recipe.img_size, recipe.in_chans)
+        case "fashion_mnist":
+            return read_fashion_mnist(root, download)
+        case "cifar10":
+            return read_cifar(10, root, download)
+        case "cifar100":
+            return read_cifar(100, root, download)
+        case "image_folder":
+            return read_image_folder(root)
+        case "npz":
+            return read_npz(root)
+    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
+
+
+def read_multilabel(recipe: Recipe) -> MultiLabelParts:
+    """Read a data set whose images carry any number of labels."""
+    split: dict[str, Any] = {"val_fraction": recipe.val_fraction, "split_seed": recipe.split_seed}
+    sets = {key: getattr(recipe, key) for key in ("train_images_per_set", "eval_images_per_set")}
+    sets = {key: value for key, value in sets.items() if value is not None}
+    match recipe.dataset:
+        case "multilabel_digits":
+            return read_multilabel_digits(**split, **sets)
+        case "multilabel_fashion":
+            return read_multilabel_fashion(recipe.data_root, recipe.download, **split, **sets)
+        case "multilabel_npz":
+            return read_multilabel_npz(recipe.data_root, **split)
+        case "multilabel_synthetic":
+            return read_multilabel_synthetic(recipe.img_size)
+    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")

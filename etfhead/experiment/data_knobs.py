@@ -1,0 +1,64 @@
+"""The fields of a recipe that choose and shape the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etfhead.experiment.knob import knob
+
+__all__ = ["DataKnobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataKnobs:
+    """Data of a comparison; see :class:`~etfhead.experiment.recipe.Recipe`."""
+
+    dataset: Literal[
+        "digits",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "image_folder",
+        "npz",
+        "synthetic",
+        "multilabel_digits",
+        "multilabel_fashion",
+        "multilabel_npz",
+        "multilabel_synthetic",
+    ] = field(
+        metadata=knob(
+            "digits, fashion_mnist, cifar10, cifar100, image_folder, npz, multilabel_digits, ...",
+            group="Data",
+        )
+    )
+    data_root: str | None = field(
+        default=None, metadata=knob("folder (npz: file) of the data; null = the usual places")
+    )
+    download: bool = field(default=False, metadata=knob("download the data if the folder lacks it"))
+    val_fraction: float = field(
+        default=0.1, metadata=knob("part of the training images kept for validation", gt=0, lt=1)
+    )
+    split_seed: int = field(
+        default=0, metadata=knob("draws that part; the same for every arm and seed", ge=0, lt=2**32)
+    )
+    train_limit: int | None = field(
+        default=None,
+        metadata=knob("train on this many images only, every class in proportion; null = all", ge=1),
+    )
+    train_images_per_set: tuple[int, ...] | None = field(
+        default=None,
+        metadata=knob(
+            "composed label sets: images of each single label, pair, triple ...; null = its own",
+            ge=0,
+        ),
+    )
+    eval_images_per_set: tuple[int, ...] | None = field(
+        default=None, metadata=knob("the same of the validation and of the test part", ge=0)
+    )
+    batch_size: int = field(default=128, metadata=knob("images a step; batch norm needs two", ge=2))
+    workers: int = field(default=0, metadata=knob("loading processes; results do not depend on it", ge=0))
+    redraw: bool = field(
+        default=False,
+        metadata=knob("every seed draws its own label noise and rare classes; false: split_seed draws them"),
+    )
