@@ -92,10 +92,24 @@ def three_arms(recipe):
     return dataclasses.replace(recipe, arms=ARMS, baseline="learnable")
 
 
+class Loaded:
+    """Stands for what was read: the same splits for every seed."""
+
+    def __init__(self, splits):
+        self.given = splits
+
+    def splits(self, seed=None):
+        return self.given
+
+    def info(self):
+        names = {"class_names": list(self.given.class_names), "class_counts": list(self.given.class_counts)}
+        return {**self.given.info, **names}
+
+
 @pytest.fixture
 def run(monkeypatch, splits):
     """``runner.run`` on the tiny splits, without writing a report."""
-    monkeypatch.setattr(runner, "load_data", lambda recipe: splits)
+    monkeypatch.setattr(runner, "read_data", lambda recipe: Loaded(splits))
     monkeypatch.setattr("etfhead.experiment.report.write_report", lambda out: out)
     return runner.run
 

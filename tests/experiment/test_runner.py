@@ -16,6 +16,7 @@ from etfhead.errors import DataError, TrainingError
 from etfhead.experiment import runner
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.training.session import Session
+from tests.experiment.conftest import Loaded
 
 STEP = 8  # items of a batch
 
@@ -280,7 +281,7 @@ def test_what_cannot_work_is_told_before_anything_is_written(run, recipe, tmp_pa
 
 def test_more_classes_than_a_simplex_has_room_for(run, recipe, splits, tmp_path, monkeypatch):
     crowd = replace(splits, num_classes=300)  # the model has 256 features
-    monkeypatch.setattr(runner, "load_data", lambda recipe: crowd)
+    monkeypatch.setattr(runner, "read_data", lambda recipe: Loaded(crowd))
     simplex = replace(recipe, arms={"etf": Arm(head="etf", frame="simplex")})
     with pytest.raises(ValueError, match=r"arm 'etf': .*in_features=256.*300"):
         run(simplex, tmp_path / "out")

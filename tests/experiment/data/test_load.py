@@ -76,7 +76,7 @@ def test_info_is_json(make_recipe):
 def test_synthetic_classes_can_be_learned(make_recipe, in_chans):
     """The nearest class mean of the training split names most validation and test images."""
     splits = load_data(make_recipe(img_size=16, in_chans=in_chans))
-    loader = make_train_loader(splits, KeyedBatchSampler(len(splits.train), 999, 0))
+    loader = make_train_loader(splits.train, KeyedBatchSampler(len(splits.train), 999, 0))
     images, labels = next(iter(loader))
     means = torch.stack([images[labels == k].mean(0) for k in range(10)]).flatten(1)
     for dataset in (splits.val, splits.test):
@@ -86,7 +86,7 @@ def test_synthetic_classes_can_be_learned(make_recipe, in_chans):
 
 def test_training_images_are_normalised(make_recipe):
     splits = load_data(make_recipe(img_size=16))
-    images, _ = next(iter(make_train_loader(splits, KeyedBatchSampler(len(splits.train), 999, 0))))
+    images, _ = next(iter(make_train_loader(splits.train, KeyedBatchSampler(len(splits.train), 999, 0))))
     assert images.dtype == torch.float32
     assert images.mean((0, 2, 3)).abs().max() < 0.02
     assert (images.std((0, 2, 3)) - 1).abs().max() < 0.02
@@ -123,7 +123,7 @@ def test_drawing_items_leaves_the_global_generators_alone(make_recipe, options):
 
     def draw_all() -> None:
         splits.train[0, 5]
-        for _ in make_train_loader(splits, KeyedBatchSampler(len(splits.train), 64, 0)):
+        for _ in make_train_loader(splits.train, KeyedBatchSampler(len(splits.train), 64, 0)):
             pass
         for _ in make_eval_loader(splits.val, 16):
             pass
@@ -135,10 +135,10 @@ def test_drawing_items_leaves_the_global_generators_alone(make_recipe, options):
 def test_items_are_the_same_from_workers_and_after_a_resume(make_recipe, options):
     splits = load_data(make_recipe(img_size=16, **options))
     sampler = KeyedBatchSampler(len(splits.train), 48, seed=3)
-    by_workers = make_train_loader(splits, sampler, workers=2)
+    by_workers = make_train_loader(splits.train, sampler, workers=2)
     for epoch, start in ((2, 0), (3, 2)):
         sampler.set_epoch(epoch)
-        whole = list(make_train_loader(splits, sampler))
+        whole = list(make_train_loader(splits.train, sampler))
         sampler.set_epoch(epoch, start_step=start)
         resumed = list(by_workers)
         assert len(resumed) == len(whole) - start
@@ -203,7 +203,7 @@ def test_image_folder_with_augmentation_by_workers(tmp_path, image_tree, make_re
     )
     splits = load_data(recipe)
     sampler = KeyedBatchSampler(len(splits.train), 4, seed=0)
-    here, there = (list(make_train_loader(splits, sampler, workers=n)) for n in (0, 2))
+    here, there = (list(make_train_loader(splits.train, sampler, workers=n)) for n in (0, 2))
     assert here[0][0].shape == (4, 1, 16, 16)
     assert _same(here, there)
 

@@ -18,6 +18,7 @@ from etfhead.experiment.training.arms import (
     build_model,
     resolve_arms,
 )
+from etfhead.experiment.training.class_losses import LossFacts
 from etfhead.surgery import find_classifiers, find_heads
 from etfhead.surgery.head_factory import HEADS
 
@@ -32,6 +33,7 @@ ARMS = {
 }
 
 STOCK = torch.nn.Linear(1, 4)  # a loss on logits does not look at the model
+FACTS = LossFacts.stand_in(4)
 
 
 def trunk(model):
@@ -102,18 +104,20 @@ def test_losses_against_their_formulas(recipe):
     plain = replace(recipe, mixup=0.0, cutmix=0.0)
     log_p = logits.log_softmax(1)
     soft = 0.9 * F.one_hot(target, 4) + 0.1 / 4
-    torch.testing.assert_close(build_loss(plain, Arm(), STOCK)(logits, target), -(soft * log_p).sum(1).mean())
+    torch.testing.assert_close(
+        build_loss(plain, Arm(), STOCK, FACTS)(logits, target), -(soft * log_p).sum(1).mean()
+    )
     weights = torch.rand(6, 4).softmax(1)
     torch.testing.assert_close(
-        build_loss(recipe, Arm(), STOCK)(logits, weights), -(weights * log_p).sum(1).mean()
+        build_loss(recipe, Arm(), STOCK, FACTS)(logits, weights), -(weights * log_p).sum(1).mean()
     )
     true = logits[range(6), target]
     expected = 0.5 * (true / 2.0 - 1).square().mean()
-    scaled = build_loss(plain, DOT, STOCK)
+    scaled = build_loss(plain, DOT, STOCK, FACTS)
     scaled.target_logit = 2.0
     torch.testing.assert_close(scaled(logits, target), expected)
-    assert build_loss(plain, DOT, STOCK).target_logit == 1.0
-    assert build_loss(plain, replace(DOT, class_balanced=True), STOCK).class_balanced is True
+    assert build_loss(plain, DOT, STOCK, FACTS).target_logit == 1.0
+    assert build_loss(plain, replace(DOT, class_balanced=True), STOCK, FACTS).class_balanced is True
 
 
 def test_mixup_smooths_targets_for_cross_entropy_alone(recipe):
@@ -182,7 +186,7 @@ def test_code_in_an_initial_checkpoint_is_never_executed(recipe, tmp_path):
 
 def test_every_option_of_an_arm_is_used():
     """A new field of Arm belongs to a head's options, or must be wired here or in the loss."""
-    ours = {"head", "loss", "class_balanced", "pal_normalize", "decode", *_OF_THE_START}
+    ours = {"head", "loss", "loss_options", "class_balanced", "pal_normalize", "decode", *_OF_THE_START}
     fields = {field.name for field in dataclasses.fields(Arm)}
     assert fields == ours | {option for options in HEAD_OPTIONS.values() for option in options}
     for head, options in HEAD_OPTIONS.items():

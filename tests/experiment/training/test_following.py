@@ -13,6 +13,7 @@ from etfhead.experiment import runner
 from etfhead.experiment.preflight import check_buildable
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.training.arms import build_loss, build_model
+from etfhead.experiment.training.class_losses import LossFacts
 from etfhead.experiment.training.session import Session
 from etfhead.heads import ETFHead
 
@@ -178,7 +179,7 @@ def test_recipes_that_exclude_an_arms_option(recipe):
 def test_a_streamed_loss_needs_one_head(recipe):
     model = torch.nn.ModuleDict({name: ETFHead(8, 4, fused=True) for name in ("first", "second")})
     with pytest.raises(ValueError, match="fused: expected a model with one head, got first, second"):
-        build_loss(replace(recipe, mixup=0.0, cutmix=0.0), ARMS["fused"], model)
+        build_loss(replace(recipe, mixup=0.0, cutmix=0.0), ARMS["fused"], model, LossFacts.stand_in(4))
 
 
 def test_unknown_frames_and_rank_are_told_with_the_arm(plain):

@@ -17,6 +17,7 @@ from etfhead.experiment.data import Splits
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.report import summarize
 from etfhead.experiment.training import outcome
+from tests.experiment.conftest import Loaded
 from tests.experiment.training.test_resume import assert_same_run
 
 K = 4
@@ -80,7 +81,7 @@ def labels(recipe):
 
 @pytest.fixture
 def run(monkeypatch, splits):
-    monkeypatch.setattr(runner, "load_data", lambda recipe: splits)
+    monkeypatch.setattr(runner, "read_data", lambda recipe: Loaded(splits))
     return runner.run
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from etfhead.errors import CheckpointError, Interrupted
 from etfhead.experiment import runner
 from etfhead.experiment.recipe import Arm
+from tests.experiment.conftest import Loaded
 
 TIMES = ("train_time", "align_time", "epoch_time", "images_per_s", "collapse_time")
 
@@ -172,7 +173,7 @@ def test_other_data_are_refused_and_nothing_changes(run, recipe, splits, tmp_pat
     out = run(recipe, tmp_path / "out")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     other = dataclasses.replace(splits, info={**splits.info, "digest": "other"})
-    monkeypatch.setattr(runner, "load_data", lambda recipe: other)
+    monkeypatch.setattr(runner, "read_data", lambda recipe: Loaded(other))
     with pytest.raises(CheckpointError, match=r"other data \(digest tiny there, other now\)"):
         run(recipe, out, resume=True)
     (out / "data.json").unlink()  # then the checkpoint's own record still tells
