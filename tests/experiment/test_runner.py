@@ -192,10 +192,11 @@ def test_nan_loss_stops_at_its_step(run, recipe, tmp_path, monkeypatch, epoch):
         session = build(cls, *args, **options)
         criterion, calls = session.criterion, iter(range(100))
 
-        def loss(logits, target):  # call 0 is the warm-up
-            return criterion(logits, target) * (float("nan") if next(calls) == 5 * epoch + 4 else 1.0)
+        class Loss(torch.nn.Module):
+            def forward(self, logits, target):  # call 0 is the warm-up
+                return criterion(logits, target) * (float("nan") if next(calls) == 5 * epoch + 4 else 1.0)
 
-        session.criterion = loss
+        session.criterion = Loss()
         return session
 
     monkeypatch.setattr(Session, "build", classmethod(sabotage))
