@@ -29,6 +29,9 @@ THEOREMS: dict[str, _Entry] = {
         "etfhead.theory.imbalanced_ce", "cross-entropy with unequal classes: ReLU, signed, SELI"
     ),
     "regression": _Entry("etfhead.theory.regression", "squared error with decay, any covariance of targets"),
+    "memorization-dilation": _Entry(
+        "etfhead.theory.memorization_dilation", "wrong labels: label smoothing against cross-entropy"
+    ),
 }
 
 
