@@ -14,8 +14,11 @@ from typing import Any
 
 from benchmarks.common import RESULTS
 from benchmarks.head_sides import Size
+from etfhead.experiment.report import study_tables
 from etfhead.experiment.report.by_epoch import shown_epochs
-from etfhead.experiment.report.score import DECODINGS
+from etfhead.experiment.report.document import Table
+from etfhead.experiment.report.score import DECODINGS, score_of_summary
+from etfhead.experiment.report.study_verdict import equal_loss_sentence
 
 _ROOT = Path(__file__).parent.parent
 PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -231,6 +234,67 @@ def collapse_digits(name: str) -> str:
     return _table(["NC1", "etfhead", "one pass, float64 sums of float32 products", "one pass, float32"], rows)
 
 
+def label_losses(name: str) -> str:
+    """What losses cost beside cross-entropy, the cheapest first."""
+    rows = []
+    for row in sorted(_load(name)["results"], key=lambda row: row["ratio_to_cross_entropy"]["median"]):
+        quarter = row["ratio_to_cross_entropy"]
+        memory = "a row for each sample too" if row["group"] == "stateful" else ""
+        spread = f"{quarter['median']:.2f} [{quarter['q1']:.2f}, {quarter['q3']:.2f}]"
+        rows.append([f"`{row['loss']}`", spread, f"{row['ratio_of_fastest']:.2f}", memory])
+    return _table(["loss", "time over cross-entropy, median [quartiles]", "fastest over fastest", ""], rows)
+
+
+def study(name: str) -> str:
+    """A study: the primary figure of every arm in every setting, at the last and at the best epoch."""
+    summary = _load(name)["results"]
+    title = "primary metric" if summary["primary"] is None else score_of_summary(summary).name
+    parts = [
+        f"Test {title} (%) at the {words}, mean ± standard deviation over seeds:\n\n"
+        + _markdown(study_tables.score_table(summary, when))
+        for when, words in _WHEN.items()
+    ]
+    return "\n\n".join([*parts, summary["verdict"]])
+
+
+def study_differences(name: str) -> str:
+    """The same minus the baseline of each setting, paired by seed, with the verdicts counted."""
+    summary = _load(name)["results"]
+    parts = []
+    for when, words in _WHEN.items():
+        table = study_tables.difference_table(summary, when)
+        contenders = [arm for arm in summary["arms"] if arm != summary["baseline"]]
+        counts = [study_tables.counted(summary["arms"][arm]["counts"][when])[:3] for arm in contenders]
+        rows = [[*row, " / ".join(count)] for row, count in zip(table.rows, counts, strict=True)]
+        header = [*table.header, " / ".join(study_tables.SHORT.values())]
+        text = f"Minus `{summary['baseline']}` at the {words}, in points, with the paired 95 % interval:"
+        parts.append(f"{text}\n\n{_markdown(Table(header, rows))}")
+    return "\n\n".join(parts)
+
+
+def study_equal_loss(name: str) -> str:
+    """Every gradient-free head of a study minus the learnable head that has the same loss."""
+    summary = _load(name)["results"]
+    parts = []
+    for when, words in _WHEN.items():
+        table = study_tables.equal_loss_table(summary, when)
+        if table is not None:
+            text = (
+                f"Head minus the learnable head of the same loss at the {words}, in points, paired by seed:"
+            )
+            parts.append(f"{text}\n\n{_markdown(table, names=2)}")
+    return "\n\n".join([*parts, equal_loss_sentence(summary) or ""]).rstrip()
+
+
+_WHEN = {"last": "last epoch", "best": "best validation epoch"}
+
+
+def _markdown(table: Table, names: int = 1) -> str:
+    """A report's table, the names of arms in its first columns as code."""
+    rows = [[*(re.sub(r"^(\S+)", r"`\1`", cell) for cell in row[:names]), *row[names:]] for row in table.rows]
+    return _table(list(table.header), rows)
+
+
 _COMPARISONS = (
     "quickstart",
     "fashion_mnist",
@@ -257,12 +321,16 @@ WRITERS: dict[str, Callable[[str], str]] = {
     "frame_logits_cpu": frame_logits,
     "head_step_cpu": head_step,
     "head_step_cuda": head_step,
+    "noise_losses_cpu": label_losses,
 }
 VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@VIEW
     "epochs": by_epoch,
     "cost": collapse_cost,
     "digits": collapse_digits,
     "decodings": label_decodings,
+    "study": study,
+    "differences": study_differences,
+    "equal_loss": study_equal_loss,
 }
 
 

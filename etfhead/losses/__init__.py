@@ -58,6 +58,7 @@ from etfhead.losses.sparse_overparametrization import (
     SparseOverparametrizationLoss,
     sparse_overparametrization,
 )
+from etfhead.losses.squared_error import SquaredErrorLoss, squared_error
 from etfhead.losses.symmetric_cross_entropy import (
     MeanAbsoluteErrorLoss,
     ReverseCrossEntropyLoss,
@@ -100,6 +101,7 @@ __all__ = [
     "PolyCrossEntropyLoss",
     "ReverseCrossEntropyLoss",
     "SparseOverparametrizationLoss",
+    "SquaredErrorLoss",
     "SymmetricCrossEntropyLoss",
     "TaylorCrossEntropyLoss",
     "active_negative",
@@ -141,6 +143,7 @@ __all__ = [
     "poly_cross_entropy",
     "reverse_cross_entropy",
     "sparse_overparametrization",
+    "squared_error",
     "symmetric_cross_entropy",
     "taylor_cross_entropy",
     "tempered_log_softmax",

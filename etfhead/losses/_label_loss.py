@@ -29,6 +29,7 @@ def evaluate(
     reduction: str,
     *,
     log_space: bool = True,
+    own_softmax: bool = False,
 ) -> Tensor:
     """Check a batch, widen it to float32, take a loss of each sample and reduce.
 
@@ -38,6 +39,7 @@ def evaluate(
         target: Classes (B,), or class weights (B, K).
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         log_space: Whether ``per_sample`` takes log-probabilities; False hands over the widened logits.
+        own_softmax: Whether logits do as well if the targets are classes, as it begins with a softmax.
 
     Raises:
         ValueError: If shapes, types, classes or the reduction do not fit.
@@ -50,6 +52,7 @@ def evaluate(
         )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = _checked_target(target, wide)
+    log_space = log_space and not (own_softmax and target.ndim == 1)
     x = nn.functional.log_softmax(wide, dim=1) if log_space else wide
     return reduce_losses(per_sample(x, target), reduction)
 
@@ -124,6 +127,10 @@ class LabelLoss(nn.Module):
     _per_sample: ClassVar[Any]
     _log_space: ClassVar[bool] = True
 
+    @property
+    def _own_softmax(self) -> bool:
+        return False
+
     def __init__(self, reduction: Reduction = "mean", **options: Any) -> None:
         super().__init__()
         self.reduction = reduction
@@ -141,7 +148,14 @@ class LabelLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch."""
-        return evaluate(self.per_sample, logits, target, self.reduction, log_space=self._log_space)
+        return evaluate(
+            self.per_sample,
+            logits,
+            target,
+            self.reduction,
+            log_space=self._log_space,
+            own_softmax=self._own_softmax,
+        )
 
     def extra_repr(self) -> str:
         """Options for ``print(loss)``."""

@@ -67,8 +67,9 @@ class SampleState(nn.Module):
     def add_to_rows(self, name: str, index: Tensor, change: Tensor, *, mean: bool) -> None:
         """Add a change to the rows of an index; of a sample drawn twice the mean change, or the sum."""
         if mean:
-            times = (index[:, None] == index).sum(1)
-            change = change / times.view(-1, *([1] * (change.ndim - 1)))
+            _, place, times = torch.unique(index, return_inverse=True, return_counts=True)
+            if len(times) < len(index):
+                change = change / times[place].view(-1, *([1] * (change.ndim - 1)))
         rows: Tensor = getattr(self, name)
         rows.index_add_(0, index, change.to(rows))
         self.touched[index] = True

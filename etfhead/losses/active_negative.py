@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from etfhead.losses._class_sums import class_sums
 from etfhead.losses._label_loss import LabelLoss, Reduction, check_not_negative, evaluate
-from etfhead.losses.normalized_cross_entropy import negative_losses, normalized_losses
+from etfhead.losses.normalized_cross_entropy import active_term, negative_term, of_label
 
 __all__ = ["ActiveNegativeLoss", "active_negative", "l1_norm"]
 
@@ -57,7 +58,7 @@ def active_negative(
     per_sample = functools.partial(
         _negative, alpha=alpha, beta=beta, gamma=gamma, min_prob=min_prob, entropy=entropy
     )
-    return evaluate(per_sample, logits, target, reduction)
+    return evaluate(per_sample, logits, target, reduction, own_softmax=bool(gamma) and not entropy)
 
 
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
@@ -83,8 +84,10 @@ def _negative(
     entropy: float,
 ) -> Tensor:
     check_not_negative(alpha=alpha, beta=beta, entropy=entropy)
-    losses = alpha * normalized_losses(log_p, target, gamma=gamma)
-    losses = losses + beta * negative_losses(log_p, target, gamma=gamma, min_prob=min_prob)
+    active, negative = active_term(gamma), negative_term(gamma, min_prob, log_p.shape[1])
+    own, gaps, total = class_sums(log_p, target, negative, active)
+    losses = alpha * of_label(active, log_p, target, own) / total
+    losses = losses + beta * (1.0 - of_label(negative, log_p, target, own) / gaps)
     if entropy:
         mean = torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
         losses = losses + entropy * (math.log(log_p.shape[1]) + (mean.exp() * mean).sum())
@@ -107,6 +110,10 @@ class ActiveNegativeLoss(LabelLoss):
     """
 
     _per_sample = staticmethod(_negative)
+
+    @property
+    def _own_softmax(self) -> bool:
+        return bool(self.gamma) and not self.entropy
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from etfhead.losses._class_sums import class_sums
+from etfhead.losses._class_terms import Square
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate, expected
 
 __all__ = [
@@ -127,7 +129,7 @@ def asymmetric_mean_square(
     >>> asymmetric_mean_square(torch.zeros(1, 2), torch.tensor([0]), a=1.0)
     tensor(0.2500)
     """
-    return evaluate(lambda x, y: mean_square_losses(x, y, a=a), logits, target, reduction)
+    return evaluate(lambda x, y: _mean_square(x, y, a=a), logits, target, reduction, own_softmax=True)
 
 
 def _check_above(name: str, value: float, bound: float) -> None:
@@ -152,12 +154,25 @@ def _exponential(log_p: Tensor, target: Tensor, *, a: float) -> Tensor:
     return expected(lambda x: torch.exp(x.exp() / -a), log_p, target)
 
 
-def mean_square_losses(log_p: Tensor, target: Tensor, *, a: float) -> Tensor:
-    """:func:`asymmetric_mean_square` of each sample, (B,), from log-probabilities."""
+def _mean_square(log_p: Tensor, target: Tensor, *, a: float) -> Tensor:
+    own, squares = class_sums(log_p, target, square_term(a))
+    return mean_square(log_p, target, own, squares, a)
+
+
+def square_term(a: float) -> Square:
+    """What :func:`asymmetric_mean_square` sums over the classes, once its option is checked."""
     if not 1.0 <= a < math.inf:
         raise ValueError(f"a={a!r}: expected a number of at least 1")
-    squares = torch.exp(2.0 * log_p).sum(1)
-    return (expected(lambda x: a * (a - 2.0 * x.exp()), log_p, target) + squares) / log_p.shape[1]
+    return Square()
+
+
+def mean_square(log_p: Tensor, target: Tensor, own: Tensor, squares: Tensor, a: float) -> Tensor:
+    """:func:`asymmetric_mean_square` of each sample, (B,), from its sums."""
+    if target.ndim == 1:
+        label = a * (a - 2.0 * own.exp())
+    else:
+        label = expected(lambda x: a * (a - 2.0 * x.exp()), log_p, target)
+    return (label + squares) / log_p.shape[1]
 
 
 class AsymmetricGeneralizedCrossEntropyLoss(LabelLoss):
@@ -220,11 +235,15 @@ class AsymmetricMeanSquareLoss(LabelLoss):
         a: At least 1.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
-    >>> AsymmetricMeanSquareLoss(a=1.0)(torch.zeros(1, 2), torch.tensor([0])).item()
-    0.25
+    >>> AsymmetricMeanSquareLoss(a=1.0)(torch.zeros(1, 2), torch.tensor([0]))
+    tensor(0.2500)
     """
 
-    _per_sample = staticmethod(mean_square_losses)
+    _per_sample = staticmethod(_mean_square)
+
+    @property
+    def _own_softmax(self) -> bool:
+        return True
 
     def __init__(self, *, a: float = 30.0, reduction: Reduction = "mean") -> None:
         super().__init__(reduction, a=a)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate
+from etfhead.losses._tempered import power, tail_power, tempered_factors
 
 __all__ = ["BiTemperedLoss", "bi_tempered", "tempered_log_softmax"]
-
-_MOST_STEPS = 50  # Newton from below on a concave function; 3 to 8 in practice
 
 
 def bi_tempered(
@@ -54,9 +53,7 @@ def tempered_log_softmax(logits: Tensor, t: float) -> Tensor:
     .. math:: p_k = \exp_t(z_k - \lambda), \quad \exp_t x = [1 + (1 - t) x]^{1/(1 - t)}, \quad
               \sum_k p_k = 1
 
-    Lambda is found by Newton steps on the power mean that the sum is, a concave function of it: they rise
-    to the root from below and cannot miss it. The gradient is that of the implicit function; there is no
-    second derivative.
+    The gradient is that of the implicit function; there is no second derivative.
 
     Args:
         logits: (B, K), float32 or wider.
@@ -68,51 +65,68 @@ def tempered_log_softmax(logits: Tensor, t: float) -> Tensor:
     >>> tempered_log_softmax(torch.tensor([[1.0, 0.0]]), 2.0).exp()  # 1 / (1 + lambda - z)
     tensor([[0.6180, 0.3820]])
     """
-    if not 1.0 <= t < math.inf:
-        raise ValueError(f"t2={t!r}: expected a number of at least 1")
+    _check_tail(t)
     if t == 1.0:
         return nn.functional.log_softmax(logits, dim=1)
-    log_p: Tensor = _TemperedLogSoftmax.apply(logits, t - 1.0)
+    log_p: Tensor = _TemperedLogSoftmax.apply(logits, tail_power(t))
     return log_p
 
 
 class _TemperedLogSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, rate: float) -> Tensor:
-        # Factors 1 + (t - 1)(lambda - z), all at least 1 for lambda at the largest logit.
-        fixed = 1.0 + rate * (logits.amax(1, keepdim=True) - logits)
-        raised = torch.zeros_like(fixed[:, :1])
-        # Steps square the error: one more after a step of this size leaves rounding.
-        enough = torch.finfo(fixed.dtype).eps ** 0.5
-        done = False
-        for _ in range(_MOST_STEPS):
-            factors = fixed + raised
-            p = factors.pow(-1.0 / rate)
-            total, slope = p.sum(1, keepdim=True), p.div_(factors).sum(1, keepdim=True)
-            # Newton on total^-rate = 1, which is linear in lambda for equal logits.
-            step = torch.expm1(rate * total.log()) * total / slope
-            raised = raised + step
-            if done:
-                break
-            done = bool((step.abs() <= enough * (1.0 + raised)).all())
-        factors = fixed + raised
-        log_p = factors.log().div_(-rate)
-        ctx.save_for_backward(factors, log_p)
-        return log_p
+    def forward(ctx: Any, logits: Tensor, n: float) -> Tensor:
+        factors = tempered_factors(logits, n)
+        ctx.save_for_backward(factors)
+        ctx.n = n
+        return factors.log().mul_(-n)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        factors, log_p = ctx.saved_tensors
+        inverse = ctx.saved_tensors[0].reciprocal()
         # p^t / sum p^t is the derivative of lambda.
-        escort = log_p.exp() / factors
-        pull = gradient / factors
+        escort = power(inverse, ctx.n).mul_(inverse)
+        pull = inverse.mul_(gradient)
         return pull - escort * (pull.sum(1, keepdim=True) / escort.sum(1, keepdim=True)), None
+
+
+class _LabelLosses(torch.autograd.Function):
+    """Losses of classes with their gradient, for t2 > 1."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, t1: float, t2: float) -> Tensor:
+        n, column = tail_power(t2), target[:, None]
+        inverse = tempered_factors(logits, n).reciprocal_()
+        log_p = n * inverse.gather(1, column).log()
+        p = power(inverse, n)
+        bent = None if t1 == 1.0 else power(inverse, n * (1.0 - t1))  # p^(1 - t1)
+        powers = torch.ones_like(log_p) if bent is None else (p * bent).sum(1, keepdim=True)
+        if logits.requires_grad:
+            own = torch.exp((t2 - t1) * log_p)
+            escort = p.mul_(inverse)
+            total = escort.sum(1, keepdim=True)
+            if bent is None:
+                slope = escort.mul_(own / total)
+            else:
+                pulls = torch.mul(escort, bent, out=inverse).sum(1, keepdim=True)
+                slope = bent.sub_((pulls - own) / total).mul_(escort)
+            ctx.save_for_backward(slope.scatter_add_(1, column, -own))
+        return ((powers - 1.0) / (2.0 - t1) - _log_of_exp(log_p, t1))[:, 0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient[:, None], None, None, None
 
 
 def _per_sample(logits: Tensor, target: Tensor, *, t1: float, t2: float) -> Tensor:
     if not 0.0 <= t1 <= 1.0:
         raise ValueError(f"t1={t1!r}: expected a number in [0, 1]")
+    _check_tail(t2)
+    if target.ndim == 1 and t2 > 1.0:
+        losses: Tensor = _LabelLosses.apply(logits, target, t1, t2)
+        return losses
     log_p = tempered_log_softmax(logits, t2)
     powers = torch.exp((2.0 - t1) * log_p).sum(1) / (2.0 - t1)
     if target.ndim == 1:
@@ -121,6 +135,11 @@ def _per_sample(logits: Tensor, target: Tensor, *, t1: float, t2: float) -> Tens
     log_y = torch.where(target > 0, target, 1.0).log()
     entropy = (target * _log_of_exp(log_y, t1)).sum(1) - target.pow(2.0 - t1).sum(1) / (2.0 - t1)
     return powers + entropy - (target * _log_of_exp(log_p, t1)).sum(1)
+
+
+def _check_tail(t: float) -> None:
+    if not 1.0 <= t < math.inf:
+        raise ValueError(f"t2={t!r}: expected a number of at least 1")
 
 
 def _log_of_exp(x: Tensor, t: float) -> Tensor:

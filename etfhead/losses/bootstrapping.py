@@ -6,7 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate, expected
+from etfhead.losses._class_sums import class_sums
+from etfhead.losses._class_terms import Best, Entropy
+from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate
 
 __all__ = ["BootstrappingLoss", "bootstrapping"]
 
@@ -47,7 +49,13 @@ def bootstrapping(
     >>> bootstrapping(torch.tensor([[2.0, 0.0]]), torch.tensor([1]), beta=0.0)  # the prediction is right
     tensor(0.1269)
     """
-    return evaluate(lambda x, y: _per_sample(x, y, mode=mode, beta=beta), logits, target, reduction)
+    return evaluate(
+        lambda x, y: _per_sample(x, y, mode=mode, beta=beta),
+        logits,
+        target,
+        reduction,
+        own_softmax=mode == "soft",
+    )
 
 
 def _per_sample(log_p: Tensor, target: Tensor, *, mode: str, beta: float | None) -> Tensor:
@@ -56,8 +64,8 @@ def _per_sample(log_p: Tensor, target: Tensor, *, mode: str, beta: float | None)
     share = _SHARES[mode] if beta is None else beta
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"beta={beta!r}: expected a number in [0, 1], or None")
-    own = (log_p.exp() * log_p).sum(1) if mode == "soft" else log_p.max(1).values
-    return expected(lambda x: -share * x, log_p, target) - (1.0 - share) * own
+    label, own = class_sums(log_p, target, Entropy() if mode == "soft" else Best())
+    return -share * label - (1.0 - share) * own
 
 
 class BootstrappingLoss(LabelLoss):
@@ -74,6 +82,10 @@ class BootstrappingLoss(LabelLoss):
     """
 
     _per_sample = staticmethod(_per_sample)
+
+    @property
+    def _own_softmax(self) -> bool:
+        return bool(self.mode == "soft")
 
     def __init__(
         self, *, mode: Mode = "hard", beta: float | None = None, reduction: Reduction = "mean"

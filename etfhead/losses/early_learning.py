@@ -124,9 +124,9 @@ class EarlyLearningRegularizationLoss(SampleState):
         def per_sample(log_p: Tensor, y: Tensor) -> Tensor:
             if self.training:
                 p = _clamped(log_p.detach())
-                change = (1.0 - self.momentum) * (p / p.sum(1, keepdim=True) - self.memory[rows])
-                self.add_to_rows("memory", rows, change, mean=True)
-            return _per_sample(log_p, y, self.memory[rows], self.strength)
+                change = p.div_(p.sum(1, keepdim=True)).sub_(self.memory.index_select(0, rows))
+                self.add_to_rows("memory", rows, change.mul_(1.0 - self.momentum), mean=True)
+            return _per_sample(log_p, y, self.memory.index_select(0, rows), self.strength)
 
         return evaluate(per_sample, logits, target, self.reduction)
 

@@ -27,8 +27,12 @@ def generalized_cross_entropy(
     Zhang & Sabuncu, "Generalized cross entropy loss for training deep neural networks with noisy labels"
     (NeurIPS 2018, arXiv 1805.07836). q = 0 is cross-entropy, q = 1 is 1 - p_y, half the mean absolute error.
     The gradient is p_y^q times that of cross-entropy: unlikely labels are trusted less. ``truncation`` k
-    makes the loss constant for p_y <= k: such samples no longer teach. At the start no label has p_y > k, so
-    set it after some epochs.
+    makes the loss (1 - k^q)/q, a constant, for p_y <= k: such samples no longer teach. At the start no label
+    has p_y > k, so set it after some epochs.
+
+    Whether a sample teaches is asked anew at every step. The paper also asks in turns: it prunes by a pass
+    over the whole training set every few epochs, and keeps the answer in between. That is left to the
+    training loop: take ``reduction="none"`` without truncation, and multiply by the p_y > k of such a pass.
 
     Published: q = 0.7 (CIFAR-10, CIFAR-100, Fashion-MNIST); later work takes 0.6 for WebVision and
     Clothing1M. Truncated: k = 0.5 from epoch 40.

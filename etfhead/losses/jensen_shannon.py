@@ -48,17 +48,16 @@ def jensen_shannon(
     tensor(0.6226)
     """
     pi = _checked_weights(weights)
-    if logits.ndim == 2:
-        logits = logits[None]
-    if logits.ndim != 3 or len(logits) != len(pi) - 1:
+    views = 1 if logits.ndim == 2 else len(logits) if logits.ndim == 3 else 0
+    if views != len(pi) - 1:
         raise ValueError(
             f"logits: expected (B, K) or (V, B, K) with V = {len(pi) - 1}, one view for each of the "
             f"weights {pi} after the label's, got {tuple(logits.shape)}"
         )
-    if len(logits) == 1:
-        return evaluate(functools.partial(_one_view, pi=pi), logits[0], target, reduction)
+    if views == 1:
+        logits = logits if logits.ndim == 2 else logits[0]
+        return evaluate(functools.partial(_one_view, pi=pi), logits, target, reduction)
     # Views and samples are widened and checked as one batch, then taken apart.
-    views = len(logits)
     return evaluate(
         lambda x, y: _several_views(x.unflatten(0, (views, -1)), y[: logits.shape[1]], pi),
         logits.flatten(0, 1),

@@ -6,9 +6,10 @@ import functools
 
 from torch import Tensor
 
+from etfhead.losses._class_sums import class_sums
 from etfhead.losses._label_loss import LabelLoss, Reduction, check_not_negative, evaluate
-from etfhead.losses.asymmetric import mean_square_losses
-from etfhead.losses.normalized_cross_entropy import normalized_losses
+from etfhead.losses.asymmetric import mean_square, square_term
+from etfhead.losses.normalized_cross_entropy import active_term, of_label
 
 __all__ = ["JointAsymmetricLoss", "joint_asymmetric"]
 
@@ -49,13 +50,15 @@ def joint_asymmetric(
     tensor(0.7500)
     """
     per_sample = functools.partial(_joint, alpha=alpha, beta=beta, a=a, gamma=gamma)
-    return evaluate(per_sample, logits, target, reduction)
+    return evaluate(per_sample, logits, target, reduction, own_softmax=True)
 
 
 def _joint(log_p: Tensor, target: Tensor, *, alpha: float, beta: float, a: float, gamma: float) -> Tensor:
     check_not_negative(alpha=alpha, beta=beta)
-    losses = alpha * normalized_losses(log_p, target, gamma=gamma)
-    return losses + beta * mean_square_losses(log_p, target, a=a)
+    active = active_term(gamma)
+    own, squares, total = class_sums(log_p, target, square_term(a), active)
+    losses = alpha * of_label(active, log_p, target, own) / total
+    return losses + beta * mean_square(log_p, target, own, squares, a)
 
 
 class JointAsymmetricLoss(LabelLoss):
@@ -74,6 +77,10 @@ class JointAsymmetricLoss(LabelLoss):
     """
 
     _per_sample = staticmethod(_joint)
+
+    @property
+    def _own_softmax(self) -> bool:
+        return True
 
     def __init__(
         self,

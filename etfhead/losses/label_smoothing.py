@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
+from etfhead.losses._class_sums import class_sums
+from etfhead.losses._class_terms import Log
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate, expected
 
 __all__ = ["LabelSmoothingCrossEntropyLoss", "label_smoothing_cross_entropy", "label_smoothing_scale"]
@@ -47,8 +50,10 @@ def label_smoothing_cross_entropy(
 def _per_sample(log_p: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
     if not -math.inf < label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing={label_smoothing!r}: expected a number of at most 1")
-    losses = expected(lambda x: -(1.0 - label_smoothing) * x, log_p, target)
-    return losses - label_smoothing * log_p.mean(1) if label_smoothing else losses
+    if not label_smoothing:
+        return expected(torch.neg, log_p, target)
+    own, total = class_sums(log_p, target, Log())
+    return (label_smoothing - 1.0) * own - label_smoothing / log_p.shape[1] * total
 
 
 def label_smoothing_scale(num_classes: int, label_smoothing: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,43 @@ def logit_clip(logits: Tensor, *, max_norm: float = 1.0) -> Tensor:
     if not 0.0 < max_norm < math.inf:
         raise ValueError(f"max_norm={max_norm!r}: expected a positive number")
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return wide * (max_norm / norms.clamp(min=max_norm))
+    if torch.compiler.is_compiling():  # a compiler fuses by itself
+        return wide * _factors(wide, max_norm)
+    clipped: Tensor = _Clip.apply(wide, max_norm)[0]
+    return clipped
+
+
+def _factors(logits: Tensor, max_norm: float) -> Tensor:
+    norms = torch.linalg.vector_norm(logits, dim=-1, keepdim=True)
+    return max_norm / norms.clamp(min=max_norm)
+
+
+class _Clip(torch.autograd.Function):
+    """The product with its gradient in two passes; plain autograd fills four buffers."""
+
+    @staticmethod
+    def forward(logits: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+        factors = _factors(logits, max_norm)
+        return logits * factors, factors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        logits, ctx.max_norm = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(logits, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
+        logits, factors = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # to be differentiated once more
+        factors = _factors(logits, ctx.max_norm) if again else factors
+        product = grad * logits
+        along = product.sum(-1, keepdim=True)
+        # Where it clips, the derivative of tau / |z| is -tau z / |z|^3.
+        bend = torch.where(factors < 1.0, along * factors**3 / ctx.max_norm**2, 0.0)
+        if again:
+            return grad * factors - logits * bend, None
+        return torch.mul(logits, -bend, out=product).addcmul_(grad, factors), None
 
 
 class LogitClipLoss(nn.Module):

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from etfhead.losses._class_sums import class_sums
+from etfhead.losses._class_terms import Mixed, Weighed
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate
 
 __all__ = [
@@ -43,8 +45,8 @@ def forward_correction(
     >>> forward_correction(torch.zeros(1, 2), torch.tensor([0]), T)  # -log(0.45 + 0.1)
     tensor(0.5978)
     """
-    log_t = _log_columns(_checked_transition(transition))
-    return evaluate(lambda x, y: _forward(x, y, log_t), logits, target, reduction)
+    columns = _checked_transition(transition).T
+    return evaluate(lambda x, y: _forward(x, y, columns), logits, target, reduction, own_softmax=True)
 
 
 def backward_correction(
@@ -140,12 +142,7 @@ def _inverse(transition: Tensor) -> Tensor:
             f"transition: its condition number is {condition:.3g}, so it has no useful inverse; two true "
             "classes get the same labels. Use forward_correction, or merge the classes"
         )
-    return torch.linalg.inv(wide).to(transition)
-
-
-def _log_columns(transition: Tensor) -> Tensor:
-    """Logarithms of the columns of T, as the rows that labels pick."""
-    return transition.T.log().contiguous()
+    return torch.linalg.inv(wide).to(transition).contiguous()  # labels pick rows
 
 
 def _matched(matrix: Tensor, log_p: Tensor) -> Tensor:
@@ -156,29 +153,43 @@ def _matched(matrix: Tensor, log_p: Tensor) -> Tensor:
     return matrix.to(log_p)
 
 
-def _forward(log_p: Tensor, target: Tensor, log_t: Tensor) -> Tensor:
-    log_t = _matched(log_t, log_p)
+def _forward(log_p: Tensor, target: Tensor, columns: Tensor) -> Tensor:
+    columns = _matched(columns, log_p)
     if target.ndim == 1:
-        return -torch.logsumexp(log_p + log_t[target], dim=1)
+        _, observed = class_sums(log_p, target, Mixed(columns, target))
+        lost = observed < _lost_below(observed)
+        if torch.compiler.is_compiling() or not bool(lost.any()):
+            return -observed.log()
+        (rows,) = lost.nonzero(as_tuple=True)
+        exact = torch.logsumexp(log_p[rows].log_softmax(1) + columns[target[rows]].log(), dim=1)
+        return -observed.masked_fill(lost, 1.0).log().index_put((rows,), exact)
     with torch.autocast(log_p.device.type, enabled=False):
-        mixed = log_p.exp() @ log_t.T.exp()
+        mixed = log_p.exp() @ columns.T
     # A label without weight may be one that no class leads to: its logarithm is not taken. Where all classes
     # that lead to a label underflow, the sum is taken of logarithms.
     counts = target != 0
-    lost = counts & (mixed < torch.finfo(mixed.dtype).tiny / torch.finfo(mixed.dtype).eps)
+    lost = counts & (mixed < _lost_below(mixed))
     observed = mixed.masked_fill(lost | ~counts, 1.0).log()
-    rows, columns = lost.nonzero(as_tuple=True)
+    rows, labels = lost.nonzero(as_tuple=True)
     if len(rows):
-        exact = torch.logsumexp(log_p[rows] + log_t[columns], dim=1)
-        observed = observed.index_put((rows, columns), exact)
+        exact = torch.logsumexp(log_p[rows] + columns[labels].log(), dim=1)
+        observed = observed.index_put((rows, labels), exact)
     return -(target * observed).sum(1)
+
+
+def _lost_below(x: Tensor) -> float:
+    """Sums of probabilities below this have lost digits to underflow."""
+    return torch.finfo(x.dtype).tiny / torch.finfo(x.dtype).eps
 
 
 def _backward(log_p: Tensor, target: Tensor, inverse: Tensor) -> Tensor:
     inverse = _matched(inverse, log_p)
-    with torch.autocast(log_p.device.type, enabled=False):
-        weights = inverse[target] if target.ndim == 1 else target @ inverse
-    return -(weights * log_p).sum(1)
+    if target.ndim == 1:
+        weights = inverse.index_select(0, target)
+    else:
+        with torch.autocast(log_p.device.type, enabled=False):
+            weights = target @ inverse
+    return -class_sums(log_p, target, Weighed(weights))[1]
 
 
 class _CorrectionLoss(LabelLoss):
@@ -221,8 +232,12 @@ class ForwardCorrectionLoss(_CorrectionLoss):
 
     _per_sample = staticmethod(_forward)
 
+    @property
+    def _own_softmax(self) -> bool:
+        return True
+
     def _prepared(self, transition: Tensor) -> Tensor:
-        return _log_columns(transition)
+        return transition.T.contiguous()  # labels pick columns
 
 
 class BackwardCorrectionLoss(_CorrectionLoss):

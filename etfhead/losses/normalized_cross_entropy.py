@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
+from etfhead.losses._class_sums import class_sums
+from etfhead.losses._class_terms import Focal, Gap, Log, Term
 from etfhead.losses._label_loss import LabelLoss, Reduction, check_not_negative, evaluate
 
 __all__ = [
@@ -40,10 +41,17 @@ def normalized_cross_entropy(
     Raises:
         ValueError: If shapes, types or options do not fit.
 
+    >>> import torch
     >>> normalized_cross_entropy(torch.zeros(1, 4), torch.tensor([0]))
     tensor(0.2500)
     """
-    return evaluate(lambda x, y: normalized_losses(x, y, gamma=gamma), logits, target, reduction)
+    return evaluate(
+        lambda x, y: normalized_losses(x, y, gamma=gamma),
+        logits,
+        target,
+        reduction,
+        own_softmax=bool(gamma),
+    )
 
 
 def normalized_negative_loss(
@@ -75,45 +83,51 @@ def normalized_negative_loss(
     Raises:
         ValueError: If shapes, types or options do not fit.
 
+    >>> import torch
     >>> normalized_negative_loss(torch.zeros(1, 4), torch.tensor([0]))
     tensor(0.7500)
     """
     return evaluate(
-        lambda x, y: negative_losses(x, y, gamma=gamma, min_prob=min_prob), logits, target, reduction
+        lambda x, y: negative_losses(x, y, gamma=gamma, min_prob=min_prob),
+        logits,
+        target,
+        reduction,
+        own_softmax=bool(gamma),
     )
 
 
 def normalized_losses(log_p: Tensor, target: Tensor, *, gamma: float) -> Tensor:
     """:func:`normalized_cross_entropy` of each sample, (B,), from log-probabilities."""
-    check_not_negative(gamma=gamma)
-    weighed = focal(log_p, gamma)
-    return _labelled(weighed, target) / weighed.sum(1)
+    term = active_term(gamma)
+    own, total = class_sums(log_p, target, term)
+    return of_label(term, log_p, target, own) / total
 
 
 def negative_losses(log_p: Tensor, target: Tensor, *, gamma: float, min_prob: float) -> Tensor:
     """:func:`normalized_negative_loss` of each sample, (B,), from log-probabilities."""
+    term = negative_term(gamma, min_prob, log_p.shape[1])
+    own, total = class_sums(log_p, target, term)
+    return 1.0 - of_label(term, log_p, target, own) / total
+
+
+def active_term(gamma: float) -> Term:
+    """What normalised cross-entropy is a share of: (1 - p)^gamma log p."""
     check_not_negative(gamma=gamma)
-    if not 0.0 < min_prob < 1.0 / log_p.shape[1]:
+    return Focal(gamma) if gamma else Log()
+
+
+def negative_term(gamma: float, min_prob: float, num_classes: int) -> Term:
+    """What the negative losses are shares of: how far the losses stay below their largest value."""
+    check_not_negative(gamma=gamma)
+    if not 0.0 < min_prob < 1.0 / num_classes:
         raise ValueError(f"min_prob={min_prob!r}: expected a probability between 0 and 1/K")
     lowest = math.log(min_prob)
-    largest = -lowest * (1.0 - min_prob) ** gamma
-    gaps = focal(log_p.clamp(min=lowest), gamma) + largest
-    return 1.0 - _labelled(gaps, target) / gaps.sum(1)
+    return Focal(gamma, lowest, -lowest * (1.0 - min_prob) ** gamma) if gamma else Gap(lowest)
 
 
-def focal(log_p: Tensor, gamma: float) -> Tensor:
-    """(1 - p)^gamma log p, elementwise."""
-    if not gamma:
-        return log_p
-    # At p = 1 the power of 0 has an infinite slope for gamma < 1, and the product has none. expm1 would keep
-    # digits of an addend that vanishes, at ten times the time of exp.
-    rest = (1.0 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).tiny)
-    return rest.pow(gamma) * log_p
-
-
-def _labelled(x: Tensor, target: Tensor) -> Tensor:
-    """The number of the labelled class, or its mean by class weights, (B,)."""
-    return (target * x).sum(1) if target.ndim == 2 else x.gather(1, target[:, None])[:, 0]
+def of_label(term: Term, log_p: Tensor, target: Tensor, own: Tensor) -> Tensor:
+    """A term of the labelled class, or its mean by class weights, (B,)."""
+    return term.values(own) if target.ndim == 1 else (target * term.values(log_p)).sum(1)
 
 
 class NormalizedCrossEntropyLoss(LabelLoss):
@@ -123,11 +137,16 @@ class NormalizedCrossEntropyLoss(LabelLoss):
         gamma: Focusing exponent; 0 is normalised cross-entropy, 0.5 the published normalised focal loss.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
+    >>> import torch
     >>> NormalizedCrossEntropyLoss(gamma=0.5)(torch.zeros(1, 4), torch.tensor([0])).item()
     0.25
     """
 
     _per_sample = staticmethod(normalized_losses)
+
+    @property
+    def _own_softmax(self) -> bool:
+        return bool(self.gamma)
 
     def __init__(self, *, gamma: float = 0.0, reduction: Reduction = "mean") -> None:
         super().__init__(reduction, gamma=gamma)
@@ -141,11 +160,16 @@ class NormalizedNegativeLoss(LabelLoss):
         min_prob: Where probabilities are clamped.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
+    >>> import torch
     >>> NormalizedNegativeLoss()(torch.zeros(1, 4), torch.tensor([0])).item()
     0.75
     """
 
     _per_sample = staticmethod(negative_losses)
+
+    @property
+    def _own_softmax(self) -> bool:
+        return bool(self.gamma)
 
     def __init__(self, *, gamma: float = 0.0, min_prob: float = 1e-7, reduction: Reduction = "mean") -> None:
         super().__init__(reduction, gamma=gamma, min_prob=min_prob)

@@ -139,7 +139,7 @@ class SparseOverparametrizationLoss(SampleState):
 
         def per_sample(log_p: Tensor, y: Tensor) -> Tensor:
             classes_of(y)
-            u, v = self.u[rows], self.v[rows]
+            u, v = self.u.index_select(0, rows), self.v.index_select(0, rows)
             losses = _per_sample(log_p, y, u, v)
             if self.training:
                 self._step(log_p.detach(), y, rows, u, v)

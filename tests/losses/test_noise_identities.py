@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from etfhead import losses as L
 from etfhead.frames import make_frame
+from etfhead.losses._tempered import power, tail_power, tempered_factors
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -316,6 +317,31 @@ def test_tempered_softmax_sums_to_one(t, dtype):
             assert (p.argmax(1) == logits.argmax(1)).all()
 
 
+def test_tempered_powers():
+    x = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.01
+    for exponent in (1.0, 2.0, 3.0, 5.0, 6.0, 13.0, 20.0, 32.0, 0.0, 0.3, 1 / 3, 4.99999, 33.0):
+        torch.testing.assert_close(power(x, exponent), x**exponent, rtol=1e-13, atol=0)
+    assert power(x, 1.0) is not x
+    # 1.2 - 1 is not quite 0.2.
+    assert [tail_power(t) for t in (1.2, 1.1, 1.05, 1 + 1 / 3, 1.5, 2.0)] == [5, 10, 20, 3, 2, 1]
+    assert tail_power(4.0) == pytest.approx(1 / 3)
+    assert tail_power(1.37) == pytest.approx(1 / 0.37)
+
+
+@pytest.mark.parametrize("n", [0.4, 1.0, 5.0, 20.0])
+def test_tempered_factors_find_the_root_whatever_the_first_guess(n):
+    generator = torch.Generator().manual_seed(0)
+    K = 1000
+    rows = torch.randn(4, K, generator=generator, dtype=torch.float64)
+    rows[1] *= 100
+    rows[2, 5] += 50  # a class that the part for the first guess has not
+    rows[3, ::16] += 50  # classes that only the part has
+    f = tempered_factors(rows, n)
+    torch.testing.assert_close((f**-n).sum(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-13)
+    gaps = n * (f - f.amin(1, keepdim=True))
+    torch.testing.assert_close(gaps, rows.amax(1, keepdim=True) - rows, rtol=1e-9, atol=1e-9)
+
+
 def test_tempered_loss_is_least_at_the_label_and_bounded():
     far = torch.tensor([[-1e8, 0.0]], dtype=torch.float64)
     assert L.bi_tempered(far, torch.tensor([0]), t1=0.5, t2=1.0) <= 2.0  # 1/(1 - t1)
@@ -335,6 +361,9 @@ def test_logit_clip():
     assert torch.equal(clipped[short], logits[short])
     assert torch.autograd.gradcheck(
         lambda z: L.logit_clip(z, max_norm=1.5), (logits.clone().requires_grad_(),)
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda z: L.logit_clip(z, max_norm=1.5) ** 2, (logits[:6].clone().requires_grad_(),)
     )
     # Continuous at the threshold.
     edge = normalize(logits[:1], dim=1) * torch.tensor([[1.5 - 1e-9], [1.5 + 1e-9]], dtype=torch.float64)

@@ -53,6 +53,25 @@ def test_gradcheck(case, soft):
 
 
 @cases()
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_second_derivatives(case, soft):
+    logits, target, weights = batch(2, 3, seed=7)
+    target = weights if soft else target
+    logits.requires_grad_()
+
+    def loss(z):
+        # Its square, so that the gradient of the loss has a gradient too.
+        return case.function(z, target, reduction="none", **case.options) ** 2
+
+    if case.function is losses.bi_tempered:
+        (gradient,) = torch.autograd.grad(loss(logits).sum(), logits, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
+    else:
+        assert torch.autograd.gradgradcheck(loss, (logits,))
+
+
+@cases()
 def test_reductions_and_the_module_agree(case):
     logits, target, soft = batch(6, 3)
     # The dummy batch a module tries its options on has 2 classes.
