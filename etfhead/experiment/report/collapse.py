@@ -6,14 +6,21 @@ and ``result.json`` under ``initial`` for the untrained model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from etfhead.experiment.report.records import SeedRecord
 from etfhead.experiment.report.stats import spread_by_seed
 
-__all__ = ["COLLAPSE", "COLLAPSE_COLUMNS", "CollapseFigure", "collapse_by_epoch", "last_collapse"]
+__all__ = [
+    "COLLAPSE",
+    "COLLAPSE_COLUMNS",
+    "COLLAPSE_COUNTS",
+    "CollapseFigure",
+    "collapse_by_epoch",
+    "last_collapse",
+]
 
 
 @dataclass(frozen=True)
@@ -67,26 +74,29 @@ COLLAPSE = (
     ),
 )
 
-_COUNTS = ("collapse_images", "collapse_missing")
+COLLAPSE_COUNTS = ("collapse_images", "collapse_missing")
 
 # Of the last measuring; collapse_time is the whole training's and stands with the other times.
-COLLAPSE_COLUMNS = ("collapse_epoch", *(figure.key for figure in COLLAPSE), *_COUNTS)
+COLLAPSE_COLUMNS = ("collapse_epoch", *(figure.key for figure in COLLAPSE), *COLLAPSE_COUNTS)
 
 
-def last_collapse(run: SeedRecord) -> dict[str, float | int | None]:
+def last_collapse(
+    run: SeedRecord, shown: Sequence[CollapseFigure] = COLLAPSE
+) -> dict[str, float | int | None]:
     """The figures of a finished training's last measuring, all of one epoch; ``None`` where there is none.
 
     Args:
         run: One arm trained with one seed.
+        shown: Figures that count.
 
     Returns:
-        dict: A value for each of :data:`COLLAPSE_COLUMNS`.
+        dict: ``collapse_epoch``, a value for each figure, and the counts of :data:`COLLAPSE_COLUMNS`.
     """
-    figures = {figure.key: run.measured(figure.key, initial=True) for figure in COLLAPSE}
+    figures = {figure.key: run.measured(figure.key, initial=True) for figure in shown}
     epoch = max((epoch for values in figures.values() for epoch in values), default=None)
     if epoch is None or not run.finished:
-        return dict.fromkeys(COLLAPSE_COLUMNS)
-    counts = {key: run.measured(key, initial=True).get(epoch) for key in _COUNTS}
+        return dict.fromkeys(("collapse_epoch", *figures, *COLLAPSE_COUNTS))
+    counts = {key: run.measured(key, initial=True).get(epoch) for key in COLLAPSE_COUNTS}
     return {
         "collapse_epoch": epoch,
         **{key: values.get(epoch) for key, values in figures.items()},
@@ -94,11 +104,14 @@ def last_collapse(run: SeedRecord) -> dict[str, float | int | None]:
     }
 
 
-def collapse_by_epoch(seeds: Mapping[int, SeedRecord]) -> list[dict[str, Any]]:
+def collapse_by_epoch(
+    seeds: Mapping[int, SeedRecord], shown: Sequence[CollapseFigure] = COLLAPSE
+) -> list[dict[str, Any]]:
     """Collapse of one arm over its finished seeds, one entry for each epoch measured, ascending.
 
     Args:
         seeds: Records by seed.
+        shown: Figures that count.
 
     Returns:
         list: ``epoch`` (0 = untrained) and under each figure's key ``n``, ``mean``, ``std`` and ``values`` by
@@ -106,10 +119,10 @@ def collapse_by_epoch(seeds: Mapping[int, SeedRecord]) -> list[dict[str, Any]]:
     """
     found: dict[int, dict[str, dict[int, float]]] = {}
     for seed, run in seeds.items():
-        for figure in COLLAPSE if run.finished else ():
+        for figure in shown if run.finished else ():
             for epoch, value in run.measured(figure.key, initial=True).items():
                 found.setdefault(epoch, {}).setdefault(figure.key, {})[seed] = value
     return [
-        {"epoch": epoch, **{f.key: spread_by_seed(figures.get(f.key, {})) for f in COLLAPSE}}
+        {"epoch": epoch, **{f.key: spread_by_seed(figures.get(f.key, {})) for f in shown}}
         for epoch, figures in sorted(found.items())
     ]

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_collapse"]
+__all__ = ["Panel", "draw_collapse"]
 
 _MAX_DECADES = 5  # labelled ones
 
 
 @dataclass(frozen=True)
-class _Panel:
+class Panel:
     """What one panel shows, and its curves by arm."""
 
     key: str
@@ -36,32 +36,36 @@ class _Panel:
     words: str
     log: bool = False
     factor: float = 1.0
+    floor: float = 0.0  # what is below is rounding, and drawn as zero
 
 
 _PANELS = (
-    _Panel("collapse_nc1", "NC1", "spread within classes", log=True),
-    _Panel("collapse_cdnv", "CDNV", "spread over distance", log=True),
-    _Panel("collapse_nc2_equinorm", "NC2 equinorm", "unequal norms"),
-    _Panel("collapse_nc2_equiangular", "NC2 equiangular", "unequal angles"),
-    _Panel("collapse_nc3", "NC3", "vectors off class means"),
-    _Panel("collapse_nc4", "NC4 (%)", "nearest mean disagrees", factor=100.0),
+    Panel("collapse_nc1", "NC1", "spread within classes", log=True),
+    Panel("collapse_cdnv", "CDNV", "spread over distance", log=True),
+    Panel("collapse_nc2_equinorm", "NC2 equinorm", "unequal norms"),
+    Panel("collapse_nc2_equiangular", "NC2 equiangular", "unequal angles"),
+    Panel("collapse_nc3", "NC3", "vectors off class means"),
+    Panel("collapse_nc4", "NC4 (%)", "nearest mean disagrees", factor=100.0),
 )
 
 _Curves = Mapping[str, Curve]
-_Shown = Sequence[tuple[_Panel, _Curves]]
+_Shown = Sequence[tuple[Panel, _Curves]]
 
 
-def draw_collapse(records: RunRecords, summary: Mapping[str, Any]) -> Figure | None:
+def draw_collapse(
+    records: RunRecords, summary: Mapping[str, Any], panels: Sequence[Panel] = _PANELS
+) -> Figure | None:
     """The figures of collapse that any finished training has; ``None`` without one.
 
     Args:
         records: The run folder.
         summary: Its summary.
+        panels: What is shown of it.
     """
     baseline = summary["baseline"]
     finished = [arm for arm in records.runs if records.finished(arm)]
     finished.sort(key=lambda arm: arm != baseline)
-    shown = [(panel, curves) for panel in _PANELS if (curves := _curves(records, finished, panel))]
+    shown = [(panel, curves) for panel in panels if (curves := _curves(records, finished, panel))]
     if not shown:
         return None
     arms = [arm for arm in finished if any(arm in curves for _, curves in shown)]
@@ -71,9 +75,11 @@ def draw_collapse(records: RunRecords, summary: Mapping[str, Any]) -> Figure | N
     return _shared(shown, arm_styles(finished if len(finished) <= MAX_SHARED else arms, baseline))
 
 
-def _curves(records: RunRecords, arms: Sequence[str], panel: _Panel) -> dict[str, Curve]:
+def _curves(records: RunRecords, arms: Sequence[str], panel: Panel) -> dict[str, Curve]:
     found = {arm: seed_curve(records, arm, panel.key, initial=True) for arm in arms}
-    return {arm: curve.scaled(panel.factor) for arm, curve in found.items() if curve is not None}
+    return {
+        arm: curve.scaled(panel.factor).cut(panel.floor) for arm, curve in found.items() if curve is not None
+    }
 
 
 def _shared(shown: _Shown, styles: Mapping[str, tuple[str, str]]) -> Figure:
@@ -135,7 +141,7 @@ def _same_epochs(axes: Sequence[Axes], shown: _Shown, ticks: int) -> None:
     whole_epochs(axes, ticks)
 
 
-def _dress(axis: Axes, panel: _Panel, curves: _Curves) -> None:
+def _dress(axis: Axes, panel: Panel, curves: _Curves) -> None:
     """Grid, scale and limits that hold all curves of the panel, whichever of them this axis shows."""
     tidy(axis)
     values = [value for curve in curves.values() for value in (*curve.low, *curve.high)]

@@ -9,7 +9,7 @@ from etfhead.experiment.report import formatting as fmt
 from etfhead.experiment.report.collapse import COLLAPSE, CollapseFigure
 from etfhead.experiment.report.document import Block, Bullets, Heading, Paragraph, Table
 
-__all__ = ["COLLAPSE_CAPTION", "collapse"]
+__all__ = ["COLLAPSE_CAPTION", "collapse", "measuring"]
 
 COLLAPSE_CAPTION = (
     "Neural collapse of the features against epoch, one panel for each figure",
@@ -52,7 +52,7 @@ def collapse(summary: Mapping[str, Any], figures: Sequence[Block]) -> list[Block
             "epochs are in summary.json."
         ),
         Table(header, last),
-        *_measuring(summary),
+        *measuring(summary),
         Paragraph(
             "The formulas, with h the feature that the class vectors W multiply, μ_k its mean over class "
             "k, m_k (rows of M) these means minus their average, S_W and S_B the covariances within and "
@@ -67,7 +67,7 @@ def collapse(summary: Mapping[str, Any], figures: Sequence[Block]) -> list[Block
     ]
 
 
-def _measuring(summary: Mapping[str, Any]) -> list[Block]:
+def measuring(summary: Mapping[str, Any]) -> list[Block]:
     """Sample and time; columns without a single figure, and missing classes where none is, are left out."""
     arms = summary["arms"]
     missing = any(_most(entry, "collapse_missing") for entry in arms.values())

@@ -34,6 +34,12 @@ class Curve:
         mean, low, high = ([factor * value for value in row] for row in (self.mean, self.low, self.high))
         return replace(self, mean=mean, low=low, high=high)
 
+    def cut(self, floor: float) -> Curve:
+        """The same curve with zero for what is below a floor."""
+        rows = (self.mean, self.low, self.high)
+        mean, low, high = ([value if value >= floor else 0.0 for value in row] for row in rows)
+        return replace(self, mean=mean, low=low, high=high)
+
 
 def seed_curve(records: RunRecords, arm: str, key: str, *, initial: bool = False) -> Curve | None:
     """The curve of a figure of ``metrics.jsonl``, or ``None`` where no epoch is common to the seeds.

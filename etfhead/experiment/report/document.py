@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Block", "Bullets", "Code", "Figure", "Heading", "Paragraph", "Table", "Verdict"]
+__all__ = ["Block", "Bullets", "Code", "Figure", "Heading", "Links", "Paragraph", "Table", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,13 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Links:
+    """A list of text and the file it leads to, relative to the report's folder."""
+
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Code:
     """A command to copy."""
 
@@ -63,4 +70,4 @@ class Table:
     left: frozenset[int] = frozenset({0})
 
 
-Block = Heading | Paragraph | Verdict | Bullets | Code | Figure | Table
+Block = Heading | Paragraph | Verdict | Bullets | Links | Code | Figure | Table

@@ -29,7 +29,7 @@ def mean_std(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
     """
     if figure is None:
         return MISSING
-    text = f"{figure['mean']:.{digits}f}"
+    text = f"{figure['mean']:.{digits}f}".replace("-", MINUS)
     return text if figure["std"] is None else f"{text} ± {figure['std']:.{digits}f}"
 
 

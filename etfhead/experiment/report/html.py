@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from string import Template
+from urllib.parse import quote
 
 from etfhead.experiment.report.document import (
     Block,
@@ -13,6 +14,7 @@ from etfhead.experiment.report.document import (
     Code,
     Figure,
     Heading,
+    Links,
     Paragraph,
     Table,
     Verdict,
@@ -67,6 +69,7 @@ p, li { max-width: 48rem; overflow-wrap: anywhere; }
 p { margin: 0.6rem 0; }
 ul { margin: 0.6rem 0; padding-left: 1.3rem; }
 li { margin: 0.25rem 0; }
+a { color: var(--even); }
 .verdict {
   max-width: none; margin: 1rem 0; padding: 0.9rem 1.1rem; background: var(--box);
   border-left: 5px solid var(--soft); border-radius: 4px; font-size: 1.1rem; font-weight: 600;
@@ -139,6 +142,9 @@ def _render(block: Block, pictures: Mapping[str, bytes]) -> str:
             return f'<p class="verdict {escape(outcome)}">{escape(text)}</p>'
         case Bullets(items):
             return "<ul>\n" + "\n".join(f"<li>{escape(item)}</li>" for item in items) + "\n</ul>"
+        case Links(items):
+            links = (f'<li><a href="{escape(quote(file))}">{escape(text)}</a></li>' for text, file in items)
+            return "<ul>\n" + "\n".join(links) + "\n</ul>"
         case Code(text):
             return f"<pre><code>{escape(text)}</code></pre>"
         case Figure(file, alt, caption):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from etfhead.experiment.report.document import (
     Block,
@@ -11,6 +12,7 @@ from etfhead.experiment.report.document import (
     Code,
     Figure,
     Heading,
+    Links,
     Paragraph,
     Table,
     Verdict,
@@ -60,6 +62,8 @@ def _render(block: Block) -> str:
             return f"**{escape(text)}**"
         case Bullets(items):
             return "\n".join(f"- {_paragraph(item)}" for item in items)
+        case Links(items):
+            return "\n".join(f"- [{escape(text)}]({quote(file)})" for text, file in items)
         case Code(text):
             return f"```sh\n{text}\n```"
         case Figure(file, alt, caption):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from etfhead.experiment.report.class_frequency_plot import draw_class_frequency
 from etfhead.experiment.report.collapse_plot import draw_collapse
 from etfhead.experiment.report.curves import (
     MAX_SHARED,
@@ -20,9 +21,13 @@ from etfhead.experiment.report.curves import (
     whole_epochs,
 )
 from etfhead.experiment.report.dotplot import draw_differences
+from etfhead.experiment.report.features_plot import draw_features
+from etfhead.experiment.report.memorization_plot import draw_memorization
 from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, png, tidy
 from etfhead.experiment.report.records import RunRecords
+from etfhead.experiment.report.regression_collapse import NRC_PANELS
 from etfhead.experiment.report.score import Score, score_of_summary
+from etfhead.experiment.report.tail_geometry import TAIL_PANELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +52,8 @@ def figures(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, Figure
 
     Returns:
         Figures by file name: some or all of ``accuracy_epoch.png``, ``accuracy_time.png`` (of label sets
-        ``score_epoch.png`` and ``score_time.png``), ``loss_epoch.png``, ``collapse.png`` and
-        ``differences.png``.
+        ``score_epoch.png`` and ``score_time.png``), ``loss_epoch.png``, ``collapse.png``,
+        ``differences.png`` and, on noisy labels, ``memorization.png`` and ``features.png``.
     """
     drawn = {}
     score = score_of_summary(summary)
@@ -59,12 +64,20 @@ def figures(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, Figure
             target = summary["target"][score.val] if timed else None
             how = _shared if len(curves) <= MAX_SHARED else _panels
             drawn[name] = how(curves, summary["baseline"], _y_label(score, key), timed, target)
-    others = {"collapse.png": draw_collapse(records, summary), "differences.png": draw_differences(summary)}
+    others = {
+        "collapse.png": draw_collapse(records, summary),
+        "regression_collapse.png": draw_collapse(records, summary, NRC_PANELS),
+        "differences.png": draw_differences(summary),
+    }
+    others["memorization.png"] = draw_memorization(records, summary)
+    others["features.png"] = draw_features(records, summary)
+    others["class_frequency.png"] = draw_class_frequency(summary)
+    others["tail_geometry.png"] = draw_collapse(records, summary, TAIL_PANELS)
     return drawn | {name: figure for name, figure in others.items() if figure is not None}
 
 
 def _pictures(score: Score) -> list[tuple[str, str, bool]]:
-    stem = "score" if score.multilabel else "accuracy"
+    stem = "score" if score.key != "top1" else "accuracy"
     return [
         (f"{stem}_epoch.png", score.val, False),
         (f"{stem}_time.png", score.val, True),

@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
-__all__ = ["NOT_STARTED", "RunRecords", "SeedRecord", "number", "read_run"]
+from etfhead.experiment.checksums import SEAL, is_intact, wrong_files
+
+__all__ = ["NOT_STARTED", "RunRecords", "SeedRecord", "number", "read_json", "read_recipe", "read_run"]
 
 NOT_STARTED = "not started"
 
@@ -94,7 +96,7 @@ def read_run(run_dir: str | Path) -> RunRecords:
         ValueError: ``run_dir`` is no run folder, or its ``recipe.yaml`` is damaged.
     """
     folder = Path(run_dir)
-    recipe = _read_recipe(folder)
+    recipe = read_recipe(folder)
     notes: list[str] = []
     runs = {
         arm: {seed: _read_seed(folder, arm, seed, recipe, notes) for seed in recipe["seeds"]}
@@ -104,14 +106,19 @@ def read_run(run_dir: str | Path) -> RunRecords:
     return RunRecords(
         folder=folder,
         recipe=recipe,
-        environment=_read_json(folder, "env.json", notes) or {},
-        data=_read_json(folder, "data.json", notes) or {},
+        environment=read_json(folder, "env.json", notes) or {},
+        data=read_json(folder, "data.json", notes) or {},
         runs=runs,
         notes=tuple(notes),
     )
 
 
-def _read_recipe(folder: Path) -> dict[str, Any]:
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe of a run folder as its YAML holds it.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
     path = folder / "recipe.yaml"
     if not path.is_file():
         what = "has no recipe.yaml" if folder.is_dir() else "does not exist"
@@ -138,6 +145,10 @@ def _first_fault(recipe: Any) -> str | None:
         return "expected 'arms' to be a mapping of names to arms"
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         return "expected 'seeds' to be a list of whole numbers"
+    settings = recipe.get("settings")
+    for name in (*arms, *(settings if isinstance(settings, dict) else ())):
+        if str(name) in ("", ".", "..") or set(str(name)) & set("/\\\0"):
+            return f"expected names of folders for arms and settings, got {name!r}"
     if recipe.get("baseline") not in arms:
         return f"expected 'baseline' to be one of the arms, got {recipe.get('baseline')!r}"
     return None
@@ -146,12 +157,15 @@ def _first_fault(recipe: Any) -> str | None:
 def _read_seed(folder: Path, arm: str, seed: int, recipe: Mapping[str, Any], notes: list[str]) -> SeedRecord:
     place = f"arms/{arm}/seed{seed}"
     history = _read_history(folder, f"{place}/metrics.jsonl", notes)
-    result = _read_json(folder, f"{place}/result.json", notes)
+    result = read_json(folder, f"{place}/result.json", notes)
     if result is not None and not all(isinstance(result.get(key), dict) for key in ("last", "best")):
         notes.append(f"{place}/result.json: no test figures in it; the run counts as unfinished")
         result = None
     if result is not None and result.get("complete") is not True:
         result = None
+    if result is not None:
+        wrong = wrong_files(folder / place, result, ("metrics.jsonl",))
+        notes += [f"{reason}; etfhead run ... --resume restores it" for reason in wrong]
     if result is not None:
         state = "finished"
     elif history:
@@ -161,7 +175,8 @@ def _read_seed(folder: Path, arm: str, seed: int, recipe: Mapping[str, Any], not
     return SeedRecord(arm=arm, seed=seed, history=history, result=result, state=state)
 
 
-def _read_json(folder: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
+def read_json(folder: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
+    """A JSON object, or ``None``; one that cannot be read is named in ``notes``."""
     try:
         value = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -172,6 +187,10 @@ def _read_json(folder: Path, name: str, notes: list[str]) -> dict[str, Any] | No
     if not isinstance(value, dict):
         notes.append(f"{name}: expected a JSON object; left out")
         return None
+    if not is_intact(value):
+        notes.append(f"{name}: damaged (its checksum is wrong); left out")
+        return None
+    value.pop(SEAL, None)
     return value
 
 

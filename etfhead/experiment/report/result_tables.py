@@ -56,7 +56,7 @@ def differences(summary: Mapping[str, Any]) -> list[Block]:
     ]
     text = f"Contender minus {summary['baseline']}, in percentage points of the test set, paired by seed."
     images = summary["test_images"]
-    if images:
+    if images and not score.regression:
         text += f" One of the {images:,} test images is {100 / images:.3g} points."
     table = _table(summary, columns, arms=contenders, left=(0, 1))
     return [Heading("Paired differences"), Paragraph(text), table]
@@ -87,7 +87,7 @@ def by_epoch(summary: Mapping[str, Any]) -> list[Block]:
         f"Validation {score.name} in percent, mean ± sample standard deviation over seeds. Epoch 0 is before "
         "the first step"
     )
-    text += "." if score.multilabel else ": above chance only where class vectors come from data."
+    text += "." if score.key != "top1" else ": above chance only where class vectors come from data."
     blocks: list[Block] = [Heading(f"{score.title} by epoch"), Paragraph(text), Table(header, values)]
     if pairs:
         text = f"Minus {summary['baseline']} at the same epoch, in points, with the paired 95 % interval:"

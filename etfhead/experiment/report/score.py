@@ -1,4 +1,4 @@
-"""What a report is about: accuracy of one class an image, exact match or mAP of label sets."""
+"""What a report is about: accuracy of one class an image, exact match or mAP of label sets, R2 of targets."""
 
 from __future__ import annotations
 
@@ -84,6 +84,12 @@ class Score:
     @property
     def units(self) -> str:
         """A sentence on the first table."""
+        if self.regression:
+            return (
+                "R² (mean over targets; 100 = exact, 0 = the mean of the test targets) and NMSE (squared "
+                "error over the variance of the training targets, mean over targets) in percent; the loss "
+                "is half the squared error of standardised targets, summed over them."
+            )
         if self.multilabel:
             return "Exact match and mAP in percent; the loss is the binary cross-entropy, in nats a label."
         return "Accuracy and calibration error (ECE) in percent."
@@ -91,7 +97,12 @@ class Score:
     @property
     def multilabel(self) -> bool:
         """Whether label sets are scored."""
-        return self.key != "top1"
+        return self.key in ("exact_match", "map")
+
+    @property
+    def regression(self) -> bool:
+        """Whether targets are real numbers."""
+        return self.key == "r2"
 
     @property
     def primary(self) -> str:
@@ -118,7 +129,12 @@ class Score:
 TOP1 = Score("top1", ("test_top1", "test_loss", "test_ece"), ("test_ece", "ECE"))
 
 
+R2 = Score("r2", ("test_r2", "test_nmse", "test_mse", "test_loss"), ("test_nmse", "NMSE"))
+
+
 def _of(metric: str) -> Score:
+    if metric == "r2":
+        return R2
     if metric not in METRIC_NAMES or metric == "top1":
         return TOP1
     others = tuple(f"test_{key}" for key in _MULTILABEL_KEYS if key != metric)

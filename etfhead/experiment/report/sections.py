@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from etfhead.experiment.report import result_tables
+from etfhead.experiment.report.class_frequency import FREQUENCY_CAPTION, class_frequency
 from etfhead.experiment.report.collapse_section import COLLAPSE_CAPTION, collapse
 from etfhead.experiment.report.document import (
     Block,
@@ -18,12 +19,20 @@ from etfhead.experiment.report.document import (
     Table,
     Verdict,
 )
-from etfhead.experiment.report.formatting import MISSING
+from etfhead.experiment.report.equal_loss import heads_at_equal_loss
 from etfhead.experiment.report.label_tables import label_sets
+from etfhead.experiment.report.memorization_section import (
+    FEATURES_CAPTION,
+    MEMORIZATION_CAPTION,
+    memorization,
+)
 from etfhead.experiment.report.records import RunRecords
+from etfhead.experiment.report.regression_collapse import NRC_CAPTION, regression_collapse
 from etfhead.experiment.report.score import Score, score_of_summary
-from etfhead.experiment.report.setup_tables import data_table, environment_table, settings_table
+from etfhead.experiment.report.setup_tables import arm_options, data_table, environment_table, settings_table
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, MIN_SEEDS
+from etfhead.experiment.report.tail_geometry import TAIL_CAPTION, tail_geometry
+from etfhead.experiment.report.target_errors import target_tables
 from etfhead.experiment.report.verdict import overall_outcome
 
 __all__ = ["build_report"]
@@ -67,11 +76,20 @@ def build_report(
     blocks += result_tables.accuracy(summary)
     blocks += result_tables.differences(summary)
     blocks += _figures(score, pictures, "differences.png")
+    blocks += heads_at_equal_loss(summary)
     blocks += label_sets(summary)
+    blocks += class_frequency(summary, records.data, _figures(score, pictures, "class_frequency.png"))
+    blocks += target_tables(summary)
     curves = _figures(score, pictures, *_LEARNING_CURVES)
     if curves:
         blocks += [Heading("Learning curves"), *curves]
-    blocks += collapse(summary, _figures(score, pictures, "collapse.png"))
+    if score.regression:
+        blocks += regression_collapse(summary, _figures(score, pictures, "regression_collapse.png"))
+    else:
+        blocks += collapse(summary, _figures(score, pictures, "collapse.png"))
+    shown = (_figures(score, pictures, name) for name in ("memorization.png", "features.png"))
+    blocks += memorization(summary, *shown)
+    blocks += tail_geometry(summary, _figures(score, pictures, "tail_geometry.png"))
     blocks += result_tables.by_epoch(summary)
     blocks += result_tables.way_to_target(summary)
     blocks += result_tables.cost(summary)
@@ -103,6 +121,11 @@ def _captions(score: Score) -> dict[str, tuple[str, str]]:
             f"{score.name}.",
         ),
         "collapse.png": COLLAPSE_CAPTION,
+        "regression_collapse.png": NRC_CAPTION,
+        "memorization.png": MEMORIZATION_CAPTION,
+        "features.png": FEATURES_CAPTION,
+        "class_frequency.png": FREQUENCY_CAPTION,
+        "tail_geometry.png": TAIL_CAPTION,
     }
 
 
@@ -113,7 +136,7 @@ def _figures(score: Score, pictures: Mapping[str, bytes], *names: str) -> list[B
 
 
 def _setup(records: RunRecords) -> list[Block]:
-    header, rows, shared = _arm_options(records.recipe["arms"])
+    header, rows, shared = arm_options(records.recipe["arms"])
     data_notes = records.data.get("notes")
     blocks: list[Block] = [
         Heading("Arms"),
@@ -134,24 +157,6 @@ def _setup(records: RunRecords) -> list[Block]:
         if title == "Data" and isinstance(data_notes, list) and data_notes:
             blocks.append(Bullets([str(note) for note in data_notes]))
     return blocks
-
-
-def _arm_options(
-    arms: Mapping[str, Mapping[str, Any] | None],
-) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header and rows of the options that set arms apart, and in words those that do not."""
-    given = {
-        arm: {key: value for key, value in (options or {}).items() if value is not None}
-        for arm, options in arms.items()
-    }
-    values: dict[str, list[Any]] = {"head": []}
-    for options in given.values():
-        for key, value in options.items():
-            values.setdefault(key, []).append(value)
-    apart = [key for key, found in values.items() if key == "head" or any(v != found[0] for v in found)]
-    shared = [f"{key}: {found[0]}" for key, found in values.items() if key not in apart]
-    rows = [[arm, *(str(options.get(key, MISSING)) for key in apart)] for arm, options in given.items()]
-    return ["arm", *apart], rows, shared
 
 
 def _reading(summary: Mapping[str, Any]) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etfhead.experiment.report.document import Table
+from etfhead.experiment.report.formatting import MISSING
 
-__all__ = ["data_table", "environment_table", "settings_table"]
+__all__ = ["arm_options", "data_table", "environment_table", "settings_table"]
 
 # What decides a result, in reading order; the rest of the recipe is in recipe.yaml.
 _SETTINGS = (
@@ -21,6 +22,15 @@ _SETTINGS = (
     "eval_images_per_set",
     "train_limit",
     "val_fraction",
+    "classes",
+    "noise_kind",
+    "noise_rate",
+    "noise_include_true",
+    "noise_exact",
+    "noise_flips",
+    "labels_file",
+    "clean_labels_file",
+    "redraw",
     "epochs",
     "batch_size",
     "opt",
@@ -47,7 +57,27 @@ _SETTINGS = (
     "baseline",
 )
 _AUGMENTATION = ("crop_padding", "hflip", "aa", "reprob")
+# A list of its own, and what is too long for a line: matrices, and the draws of every seed.
+_NOT_IN_THE_TABLE = ("notes", "label_transition", "draws")
 _TWO_WORDS = frozenset({0, 1})
+
+
+def arm_options(
+    arms: Mapping[str, Mapping[str, Any] | None],
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header and rows of the options that set arms apart, and in words those that do not."""
+    given = {
+        arm: {key: value for key, value in (options or {}).items() if value is not None}
+        for arm, options in arms.items()
+    }
+    values: dict[str, list[Any]] = {"head": []}
+    for options in given.values():
+        for key, value in options.items():
+            values.setdefault(key, []).append(value)
+    apart = [key for key, found in values.items() if key == "head" or any(v != found[0] for v in found)]
+    shared = [f"{key}: {found[0]}" for key, found in values.items() if key not in apart]
+    rows = [[arm, *(str(options.get(key, MISSING)) for key in apart)] for arm, options in given.items()]
+    return ["arm", *apart], rows, shared
 
 
 def settings_table(recipe: Mapping[str, Any]) -> Table:
@@ -55,7 +85,7 @@ def settings_table(recipe: Mapping[str, Any]) -> Table:
     rows = []
     for key in _SETTINGS:
         value = recipe.get(key)
-        off = value is None or (key in _AUGMENTATION and recipe.get("no_aug"))
+        off = value is None or value == {} or (key in _AUGMENTATION and recipe.get("no_aug"))
         if not off and (value not in (False, 0, 0.0) or key in ("pretrained", "weight_decay")):
             rows.append([key, _show(value) or "none"])
     return Table(["setting", "value"], rows, _TWO_WORDS)
@@ -63,7 +93,7 @@ def settings_table(recipe: Mapping[str, Any]) -> Table:
 
 def data_table(data: Mapping[str, Any]) -> Table | None:
     """What was trained and tested on; ``None`` where the run did not record it."""
-    return _facts({key: value for key, value in data.items() if key != "notes"})
+    return _facts({key: value for key, value in data.items() if key not in _NOT_IN_THE_TABLE})
 
 
 def environment_table(environment: Mapping[str, Any]) -> Table | None:

@@ -19,11 +19,18 @@
   collapse (:mod:`~etfhead.experiment.report.collapse`); those of the last measuring, of epoch
   ``collapse_epoch``, are among ``figures``. ``collapse_nc4`` is a share from 0 to 1; ``collapse_time``, the
   seconds that all measuring took, is not part of ``train_time``.
+* On noisy labels ``arms.<arm>.memorization_by_epoch``, more ``figures`` and ``memorization_differences``
+  (:mod:`~etfhead.experiment.report.memorization`).
+* On long tails more ``figures`` and ``differences`` (``test_top1_many_best`` and its like) and
+  ``arms.<arm>.top1_by_rank`` (:mod:`~etfhead.experiment.report.class_frequency`).
 * ``runs``: one flat row per arm and seed, the columns of ``summary.csv`` (:data:`COLUMNS`).
 * ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
 
 On multi-label data ``top1`` is ``exact_match`` or ``map`` in every key, whichever is primary, ECE is missing
-and the figures are those of :data:`~etfhead.experiment.report.score.MULTILABEL` and its like.
+and the figures are those of :data:`~etfhead.experiment.report.score.MULTILABEL` and its like. On regression
+data it is ``r2``, with ``nmse`` and ``mse`` in place of ECE; collapse is that of
+:data:`~etfhead.experiment.report.regression_collapse.NRC`, and ``arms.<arm>.target_errors`` holds the mean
+squared error of every target.
 
 Accuracies and ECE are percentages, differences percentage points, times seconds, sizes bytes. Epochs are
 counted from 1 here (``metrics.jsonl`` counts from 0). Figures ending in ``_best`` belong to the epoch with
@@ -38,13 +45,25 @@ from typing import Any
 
 from etfhead.experiment.report import verdict
 from etfhead.experiment.report.by_epoch import accuracy_by_epoch
-from etfhead.experiment.report.collapse import COLLAPSE_COLUMNS, collapse_by_epoch, last_collapse
+from etfhead.experiment.report.class_frequency import add_class_frequency
+from etfhead.experiment.report.collapse import (
+    COLLAPSE,
+    COLLAPSE_COLUMNS,
+    COLLAPSE_COUNTS,
+    CollapseFigure,
+    collapse_by_epoch,
+    last_collapse,
+)
 from etfhead.experiment.report.compare import compare
+from etfhead.experiment.report.memorization import add_memorization
 from etfhead.experiment.report.records import RunRecords, SeedRecord, number, read_run
+from etfhead.experiment.report.regression_collapse import NRC
 from etfhead.experiment.report.score import TOP1, Score, score_of_recipe
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses, spread_by_seed
+from etfhead.experiment.report.target_errors import target_errors
+from etfhead.experiment.report.tail_geometry import add_tail_geometry
 
-__all__ = ["COLUMNS", "columns", "summarize", "summarize_records"]
+__all__ = ["COLUMNS", "arm_kind", "columns", "summarize", "summarize_records"]
 
 _WHOLE_RUN = (
     "epochs",
@@ -73,11 +92,20 @@ def columns(score: Score) -> tuple[str, ...]:
         *score.figures,
         "best_epoch",
         *_WHOLE_RUN,
-        *(() if score.multilabel else COLLAPSE_COLUMNS),
+        *_collapse_columns(score),
         f"target_{score.val}",
         *_TARGET,
         "device",
     )
+
+
+def _collapse_figures(score: Score) -> tuple[CollapseFigure, ...]:
+    return () if score.multilabel else NRC if score.regression else COLLAPSE
+
+
+def _collapse_columns(score: Score) -> tuple[str, ...]:
+    shown = tuple(figure.key for figure in _collapse_figures(score))
+    return ("collapse_epoch", *shown, *COLLAPSE_COUNTS) if shown else ()
 
 
 COLUMNS = columns(TOP1)
@@ -108,7 +136,7 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     comparisons = compare(arms, baseline, score)
     for arm, epochs in accuracy_by_epoch(records.runs, baseline, score.val).items():
         arms[arm][f"{score.val}_by_epoch"] = epochs
-        arms[arm]["collapse_by_epoch"] = collapse_by_epoch(records.runs[arm])
+        arms[arm]["collapse_by_epoch"] = collapse_by_epoch(records.runs[arm], _collapse_figures(score))
     summary: dict[str, Any] = {
         "schema": 1,
         "name": str(recipe.get("name") or records.folder.resolve().name),
@@ -133,11 +161,17 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
         ],
         "notes": [*records.notes, *_device_notes(rows), *_data_notes(recipe)],
     }
+    if score.regression:
+        for arm, entry in arms.items():
+            entry["target_errors"] = target_errors(records.runs[arm], records.data.get("class_names") or ())
     for arm, entry in arms.items():
         if arm != baseline:
             entry["verdict"]["sentence"] = verdict.contender_sentence(summary, arm)
     summary["notes"] += verdict.disagreements(summary)
     summary["verdict"] = verdict.overall_sentence(summary)
+    add_memorization(summary, records)
+    add_class_frequency(summary, records)
+    add_tail_geometry(summary, records)
     return summary
 
 
@@ -170,7 +204,9 @@ def _row(run: SeedRecord, target: float | None, score: Score) -> dict[str, Any]:
     row[f"{score.val}_best"] = _best_validation(run, score)
     row[f"{score.val}_last"] = number(run.history[-1], score.val) if run.history else None
     row.update({key: _exact(run.result, key) for key in _WHOLE_RUN})
-    row.update({key: value for key, value in last_collapse(run).items() if key in row})
+    row.update(
+        {key: value for key, value in last_collapse(run, _collapse_figures(score)).items() if key in row}
+    )
     row["device"] = run.result.get("device")
     for entry in run.history:
         value = number(entry, score.val)
@@ -189,11 +225,11 @@ def _exact(mapping: Mapping[str, Any], key: str) -> float | None:
 
 def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]], score: Score) -> dict[str, Any]:
     settings = {key: value for key, value in (records.recipe["arms"][arm] or {}).items() if value is not None}
-    kind = _kind(settings)
+    kind = arm_kind(settings)
     done = [row for row in rows if row["arm"] == arm and row["state"] == "finished"]
     figures = {
         key: spread_by_seed({row["seed"]: row[key] for row in done if row.get(key) is not None})
-        for key in (*score.figures, *_WHOLE_RUN, *COLLAPSE_COLUMNS)
+        for key in (*score.figures, *_WHOLE_RUN, *(_collapse_columns(score) or COLLAPSE_COLUMNS))
     }
     return {
         "settings": settings,
@@ -211,12 +247,16 @@ def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]], score: Score
     }
 
 
-def _kind(settings: Mapping[str, Any]) -> str:
+def arm_kind(settings: Mapping[str, Any]) -> str:
     """What happens to the class vectors: nothing, they follow the data without gradients, or they train."""
     head = settings.get("head")
     if head in ("class_mean", "delta", "guided"):
         return "following"
-    return "fixed" if head in ("etf", "multilabel_etf") and not settings.get("low_rank") else "learnable"
+    return (
+        "fixed"
+        if head in ("etf", "multilabel_etf", "regression") and not settings.get("low_rank")
+        else "learnable"
+    )
 
 
 def _test_images(records: RunRecords) -> int | None:
@@ -226,7 +266,7 @@ def _test_images(records: RunRecords) -> int | None:
 
 
 def _data_notes(recipe: Mapping[str, Any]) -> list[str]:
-    if recipe.get("dataset") not in ("synthetic", "multilabel_synthetic"):
+    if recipe.get("dataset") not in ("synthetic", "multilabel_synthetic", "regression_synthetic"):
         return []
     return ["the images are synthetic: this run shows that the software works and says nothing about heads"]
 

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etfhead.experiment.files import atomic_write, write_json, write_text
+from etfhead.experiment.files import write_bytes, write_json, write_text
 from etfhead.experiment.report import formatting as fmt
+from etfhead.experiment.report.class_frequency import FREQUENCY_COLUMNS
 from etfhead.experiment.report.document import Table
 from etfhead.experiment.report.html import render_html
 from etfhead.experiment.report.markdown import render_markdown, text_table
+from etfhead.experiment.report.memorization import MEMORIZATION_COLUMNS
 from etfhead.experiment.report.records import NOT_STARTED, read_run
 from etfhead.experiment.report.score import score_of_summary
 from etfhead.experiment.report.summary import columns, summarize_records
 
-__all__ = ["FILES", "format_table", "write_report"]
+__all__ = ["FILES", "format_table", "shorten", "wrap", "write_report"]
 
 PICTURES = (
     "accuracy_epoch.png",
@@ -27,6 +29,11 @@ PICTURES = (
     "score_time.png",
     "loss_epoch.png",
     "collapse.png",
+    "regression_collapse.png",
+    "memorization.png",
+    "features.png",
+    "class_frequency.png",
+    "tail_geometry.png",
     "differences.png",
 )
 FILES = ("summary.csv", "summary.json", "report.md", "report.html", *PICTURES)
@@ -63,7 +70,7 @@ def write_report(run_dir: str | Path) -> Path:
     write_text(folder / "summary.csv", _csv(summary))
     for name in PICTURES:
         if name in pictures:
-            _write_bytes(folder / name, pictures[name])
+            write_bytes(folder / name, pictures[name])
         else:
             (folder / name).unlink(missing_ok=True)
     write_text(folder / "report.md", render_markdown(blocks))
@@ -83,7 +90,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
         figures = entry["figures"]
         rows.append(
             [
-                _shorten(arm),
+                shorten(arm),
                 fmt.mean_std(figures[score.primary]),
                 *_against_baseline(summary, entry, arm),
                 _mean(figures[score.last], ".2f"),
@@ -92,7 +99,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
                 _mean(figures["params_head"], ",.0f"),
             ]
         )
-    short = f"test {score.name} %" if score.multilabel else "test acc. %"
+    short = f"test {score.name} %" if score.key != "top1" else "test acc. %"
     header = ["arm", short, "diff.", "95 % interval", "last", second_name, "images/s", "head params"]
     seeds = ", ".join(str(seed) for seed in summary["seeds"])
     done = f"{summary['finished']} of {summary['expected']} trainings finished"
@@ -101,16 +108,16 @@ def format_table(summary: Mapping[str, Any]) -> str:
         "",
         *text_table(Table(header, rows)),
         "",
-        f"{'test' if score.multilabel else 'test acc.'}: best validation epoch, mean ± std; diff.: points "
+        f"{'test acc.' if score.key == 'top1' else 'test'}: best validation epoch, mean ± std; diff.: points "
         "against the baseline, paired by seed;",
         "last: last epoch; head params: trained ones",
         "",
     ]
-    lines += [line for note in summary["notes"] for line in _wrap(f"Note: {note}.")]
-    lines += [line for text in _unfinished(summary) for line in _wrap(text)]
+    lines += [line for note in summary["notes"] for line in wrap(f"Note: {note}.")]
+    lines += [line for text in _unfinished(summary) for line in wrap(text)]
     if summary["notes"] or summary["unfinished"]:
         lines.append("")
-    lines += _wrap(summary["verdict"])
+    lines += wrap(summary["verdict"])
     # Terminals and the tools behind a pipe expect the hyphen that they can search for.
     return "\n".join(lines).replace(fmt.MINUS, "-").replace(fmt.MISSING, "-")
 
@@ -141,24 +148,22 @@ def _mean(figure: Mapping[str, Any] | None, spec: str) -> str:
     return fmt.MISSING if figure is None else format(figure["mean"], spec)
 
 
-def _shorten(name: str) -> str:
+def shorten(name: str) -> str:
+    """A name that leaves room for the figures beside it."""
     return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
 
 
-def _wrap(text: str) -> list[str]:
+def wrap(text: str) -> list[str]:
+    """Lines of a terminal."""
     return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _csv(summary: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=columns(score_of_summary(summary)), lineterminator="\n")
+    extra = (*MEMORIZATION_COLUMNS, *FREQUENCY_COLUMNS)
+    more = [key for key in extra if key in summary["runs"][0]]
+    names = [*columns(score_of_summary(summary)), *more]
+    writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(summary["runs"])
     return buffer.getvalue()
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    def write(file: Any) -> None:
-        file.write(data)
-
-    atomic_write(path, write)
