@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow test-gpu lint bench clean
+.PHONY: quickstart test test-slow test-gpu faults lint bench clean
 .DEFAULT_GOAL := quickstart
 
 # The stamps make a second run start at once; a changed pyproject.toml installs again.
@@ -35,6 +35,10 @@ test-slow: $(VENV)/.installed-dev
 
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+# Kills, damaged files, full disks and planted code: one table, a few minutes on two cores.
+faults: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 # make bench DEVICE=cuda on a machine with a GPU. On two CPU cores: about a quarter of an hour and 12 GB.
 DEVICE ?= cpu

@@ -17,6 +17,7 @@ from benchmarks.head_sides import Size
 from etfhead.experiment.report import study_tables
 from etfhead.experiment.report.by_epoch import shown_epochs
 from etfhead.experiment.report.document import Table
+from etfhead.experiment.report.formatting import significant
 from etfhead.experiment.report.score import DECODINGS, score_of_summary
 from etfhead.experiment.report.study_verdict import equal_loss_sentence
 
@@ -286,6 +287,29 @@ def study_equal_loss(name: str) -> str:
     return "\n\n".join([*parts, equal_loss_sentence(summary) or ""]).rstrip()
 
 
+def regression_study(name: str) -> str:
+    """Regression collapse of a study: R2 at the best epoch, and how far NRC1 and NRC2 fell over training."""
+    study = _load(name)["results"]
+    rows = []
+    for one in study["settings"].values():
+        summary = one["summary"]
+        change = ", ".join(f"{value:g}" for value in one["changes"].values())
+        for arm, entry in summary["arms"].items():
+            pair = entry.get("differences", {}).get(summary["primary"])
+            start = next(row for row in entry["collapse_by_epoch"] if row["epoch"] == 0)
+            falls = []
+            for key in ("nrc1", "nrc2"):
+                before, after = start[key], entry["figures"][key]
+                least = min(before["values"][seed] / after["values"][seed] for seed in after["values"])
+                falls.append(f"{significant(after['mean'], 2)} (×{significant(least, 2)})")
+            r2 = _spread(entry["figures"][summary["primary"]], 2)
+            minus = "" if pair is None else f"{pair['mean']:+.2f}{_interval(pair, 2)}"
+            rows.append([change, f"`{arm}`", r2, minus, *falls])
+    axis = next(iter(study["settings"].values()))["changes"]
+    header = [", ".join(f"`{key}`" for key in axis), "arm", "test R² (%)", f"minus `{study['baseline']}`"]
+    return _table([*header, "NRC1 (fell by)", "NRC2 (fell by)"], rows)
+
+
 _WHEN = {"last": "last epoch", "best": "best validation epoch"}
 
 
@@ -331,6 +355,7 @@ VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@V
     "study": study,
     "differences": study_differences,
     "equal_loss": study_equal_loss,
+    "regression": regression_study,
 }
 
 

@@ -13,7 +13,8 @@ from etfhead.experiment.schema import dump_recipe, list_recipes, load_recipe, re
 RECIPES = list_recipes()
 NEEDS_DATA = {"fine_tune": 10, "many_classes": 1000, "orientation": 1000}
 NEEDS_DATA |= {"few_classes_photos": 100, "many_classes_photos": 100}  # and the number of classes
-NEEDS_DATA |= {"multilabel_real": 71}
+NEEDS_DATA |= {"multilabel_real": 71, "regression_real": 3}
+NEEDS_DATA |= {"long_tail_real": 17}
 each_recipe = pytest.mark.parametrize("info", RECIPES, ids=lambda info: info.name)
 
 
@@ -69,6 +70,9 @@ def a_place_with_classes(folder, dataset, classes):
     """Labels without images, or class folders of files that are no images: enough to count classes."""
     if dataset == "multilabel_npz":
         np.savez(folder / "set.npz", labels=np.eye(classes, dtype=np.uint8))
+        return folder / "set.npz"
+    if dataset == "regression_npz":
+        np.savez(folder / "set.npz", y=np.eye(5, classes))
         return folder / "set.npz"
     if dataset == "npz":
         np.savez(folder / "set.npz", y_train=np.arange(classes))

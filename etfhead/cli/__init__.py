@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from etfhead._version import __version__
-from etfhead.cli import commands, theory
+from etfhead.cli import commands, export, predict, theory
 
 __all__ = ["main"]
 
@@ -81,6 +81,11 @@ def _build_parser() -> _Parser:
         choices=("md", "csv", "json", "html"),
         help="print the report in this format, not the table",
     )
+
+    text = "write a trained model of a run as a stock timm model, ONNX or a torch.export program"
+    export.add_arguments(_command(subparsers, export.run_export, text))
+    text = "name the most probable classes of images, by a run or an export"
+    predict.add_arguments(_command(subparsers, predict.run_predict, text))
 
     text = "minimise unconstrained features and compare with a theorem's closed form"
     theory.add_arguments(_command(subparsers, theory.run_theory, text))

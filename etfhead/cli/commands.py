@@ -108,15 +108,14 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
 
 
 def _print_table(out: Path) -> None:
-    from etfhead.experiment.report import format_table
-    from etfhead.experiment.report.summary import summarize
+    from etfhead.experiment.report import format_folder
 
-    print(format_table(summarize(out)))
+    print(format_folder(out))
 
 
 def run_report(args: argparse.Namespace) -> int:
     """Write reports again from their run folders; print the table or one of the files."""
-    from etfhead.experiment.report import write_report
+    from etfhead.experiment.report import write_folder
 
     files = {"md": "report.md", "csv": "summary.csv", "json": "summary.json", "html": "report.html"}
     folders = [Path(name) for name in args.dirs]
@@ -124,7 +123,7 @@ def run_report(args: argparse.Namespace) -> int:
         if not (out / "recipe.yaml").is_file():
             raise ValueError(f"{str(out)!r} is not a run folder: it has no recipe.yaml")
     for out in folders:
-        write_report(out)
+        write_folder(out)
         if args.format:
             print((out / files[args.format]).read_text(encoding="utf-8"), end="")
             continue

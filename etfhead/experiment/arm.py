@@ -30,16 +30,19 @@ class Arm:
     etfhead...FieldError: frame: head: linear has no such option; remove it or use head: etf or multilabel_etf
     """
 
-    head: Literal["linear", "cosine", "etf", "multilabel_etf", "class_mean", "delta", "guided"] = field(
+    head: Literal[
+        "linear", "cosine", "etf", "multilabel_etf", "class_mean", "delta", "guided", "regression"
+    ] = field(
         default="linear",
         metadata=knob(
-            "linear, cosine: learnable; etf, multilabel_etf: fixed; class_mean, delta, guided: follow"
+            "linear, cosine: learnable; etf, multilabel_etf, regression: fixed; class_mean, delta, guided: "
+            "follow"
         ),
     )
     loss: LossName = field(
         default="cross_entropy",
         metadata=knob(
-            "cross_entropy, dot_regression, generalized_cross_entropy, ...; multi-label: pick_all_label, ..."
+            "cross_entropy, dot_regression, label_smoothing, ...; multi-label: pick_all_label, ...; mse"
         ),
     )
     loss_options: dict[str, Any] | None = field(
@@ -47,7 +50,17 @@ class Arm:
     )
     frame: str | None = field(
         default=None,
-        metadata=knob("auto, simplex, orthoplex, union, code or class_means (needs orient)", group="etf"),
+        metadata=knob(
+            "auto, simplex, orthoplex, union, code, orthogonal, imbalanced_ce, seli, class_means",
+            group="etf",
+        ),
+    )
+    frame_options: dict[str, Any] | None = field(
+        default=None,
+        metadata=knob(
+            "decays and bias, as in {weight_decay: 5e-4, feature_decay: 1e-5}",
+            group="orthogonal, imbalanced_ce",
+        ),
     )
     basis: Literal["identity", "hadamard", "haar"] | None = field(
         default=None,
@@ -109,6 +122,32 @@ class Arm:
     class_balanced: bool | None = field(
         default=None, metadata=knob("weigh the classes of a batch equally", group="dot_regression")
     )
+    reweight_from: float | None = field(
+        default=None,
+        metadata=knob(
+            "weigh rare classes up after this share of the epochs, 0 = from the start",
+            group="cross_entropy, logit_adjusted, balanced_softmax, ldam",
+            ge=0,
+            lt=1,
+        ),
+    )
+    reweight_beta: float | None = field(
+        default=None,
+        metadata=knob("by (1 - beta) / (1 - beta^images): 0 = not, 1 = by 1 / images", ge=0, le=1),
+    )
+    tail_decay: dict[str, Any] | None = field(
+        default=None,
+        metadata=knob(
+            "decays of the last linear layers, e.g. {weight_decay: 1e-3, feature_decay: 1e-4}",
+            group="linear",
+        ),
+    )
+    posthoc: float | None = field(
+        default=None,
+        metadata=knob(
+            "predict with logits less so many times the log of class shares", group="any head", ge=0
+        ),
+    )
     pal_normalize: bool | None = field(
         default=None,
         metadata=knob("divide a sample's loss by its number of labels", group="pick_all_label"),
@@ -119,6 +158,16 @@ class Arm:
             "label sets by tuned threshold; pick_all_label: nearest, nearest_cosine or posterior",
             group="multi-label losses",
         ),
+    )
+
+    feature_energy: float | Literal["auto"] | None = field(
+        default=None,
+        metadata=knob(
+            "mean square norm of features that its scale is for; auto = d", group="regression", gt=0
+        ),
+    )
+    allow_singular: bool | None = field(
+        default=None, metadata=knob("accept targets that depend on each other", group="regression")
     )
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etfhead.experiment.field_error import FieldError
+from etfhead.experiment.long_tail_checks import check_long_tail_arm
 from etfhead.experiment.loss_names import MULTILABEL_LOSSES
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ HEAD_OPTIONS = {
     "class_mean": (*_SCALED, "fused", "momentum", "centre", "repel"),
     "delta": (*_SCALED, "fused", "rate"),
     "guided": (*_SCALED, "basis", "normalize", "momentum", "every"),
+    "regression": (*_ANY_HEAD, "basis", "feature_energy", "allow_singular"),
 }
 # Losses that have options of their own among the arm's, or none.
 _WITHOUT_OPTIONS = ("cross_entropy", "dot_regression", *MULTILABEL_LOSSES)
 # Losses that the recipe's label smoothing goes into.
 _SMOOTHED = ("pick_all_label", "binary_cross_entropy")
-_SMOOTHED_OF_CLASSES = ("cross_entropy", "logit_adjusted", "ldam")
+_SMOOTHED_OF_CLASSES = ("cross_entropy", "logit_adjusted", "balanced_softmax", "ldam")
 # Losses of the cosines between features and fixed class vectors.
 _OF_COSINES = ("dot_regression", "etf_dot")
 # Losses that remember each training image.
@@ -81,6 +83,7 @@ def check_arm(arm: Arm) -> None:
         raise FieldError(("fused",), f"streams cross-entropy alone; with loss: {arm.loss} remove it")
     if arm.loss in _OF_COSINES:
         _check_loss_of_cosines(arm)
+    check_long_tail_arm(arm)
 
 
 def _check_loss_of_cosines(arm: Arm) -> None:
@@ -128,6 +131,12 @@ def check_task(name: str, arm: Arm, *, dataset: str, multilabel: bool, smoothing
     Raises:
         FieldError: If loss, head or an option is of the other task.
     """
+    if arm.head == "regression":
+        raise FieldError(
+            ("arms", name, "head"),
+            f"regression is for real-valued targets and dataset: {dataset} has classes; write another head "
+            "or choose a regression_ data set",
+        )
     if not multilabel:
         if arm.loss in MULTILABEL_LOSSES:
             raise FieldError(

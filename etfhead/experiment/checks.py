@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from etfhead.experiment.arm_checks import STATEFUL_LOSSES, check_task
 from etfhead.experiment.field_error import FieldError
-from etfhead.experiment.task import COMPOSED, is_multilabel
+from etfhead.experiment.long_tail_checks import check_long_tail
+from etfhead.experiment.noise_checks import check_noise
+from etfhead.experiment.regression_checks import check_regression
+from etfhead.experiment.task import COMPOSED, is_multilabel, is_regression
 
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm, Recipe
@@ -72,8 +75,10 @@ def check_recipe(recipe: Recipe) -> None:
     _check_seeds(recipe)
     _check_images(recipe)
     _check_data(recipe)
+    check_noise(recipe)
     _check_training(recipe)
     _check_task(recipe)
+    check_long_tail(recipe)
     _check_settings(recipe)
 
 
@@ -109,7 +114,7 @@ def _check_seeds(recipe: Recipe) -> None:
 
 
 def _check_images(recipe: Recipe) -> None:
-    if recipe.in_chans not in (1, 3):
+    if recipe.in_chans not in (1, 3) and not is_regression(recipe.dataset):  # a channel a column of a table
         raise FieldError(("in_chans",), f"expected 1 (grey) or 3 (RGB), got {recipe.in_chans}")
     for key in ("mean", "std"):
         values = getattr(recipe, key)
@@ -136,6 +141,8 @@ def _check_data(recipe: Recipe) -> None:
         raise FieldError(("data_root",), f"dataset: {recipe.dataset} reads no folder; remove it")
     if recipe.download and kind in ("digits", "synthetic", "image_folder", "npz"):
         raise FieldError(("download",), f"dataset: {recipe.dataset} cannot be downloaded; remove it")
+    if recipe.unreadable_images != "leave_out" and recipe.dataset != "image_folder":
+        raise FieldError(("unreadable_images",), f"dataset: {recipe.dataset} has no image files; remove it")
     for key in ("train_images_per_set", "eval_images_per_set"):
         if getattr(recipe, key) is not None and recipe.dataset not in COMPOSED:
             raise FieldError((key,), f"dataset: {recipe.dataset} is not composed of single images; remove it")
@@ -213,11 +220,14 @@ def _check_arms_in_training(recipe: Recipe) -> None:
 
 def _check_task(recipe: Recipe) -> None:
     """Losses, heads and the metric fit one class an image, or several labels."""
+    if is_regression(recipe.dataset):
+        check_regression(recipe)
+        return
     multilabel = is_multilabel(recipe.dataset)
     for name, arm in recipe.arms.items():
         check_task(name, arm, dataset=recipe.dataset, multilabel=multilabel, smoothing=recipe.smoothing)
     metric = recipe.primary_metric
-    if metric is not None and multilabel == (metric == "top1"):
+    if metric is not None and (metric == "r2" or multilabel == (metric == "top1")):
         kind, fits = ("several labels", "exact_match, map") if multilabel else ("one class", "top1")
         raise FieldError(
             ("primary_metric",), f"dataset: {recipe.dataset} has {kind} an image: write {fits} or null"

@@ -26,9 +26,13 @@ class DataKnobs:
         "multilabel_fashion",
         "multilabel_npz",
         "multilabel_synthetic",
+        "regression_linnerud",
+        "regression_diabetes",
+        "regression_npz",
+        "regression_synthetic",
     ] = field(
         metadata=knob(
-            "digits, fashion_mnist, cifar10, cifar100, image_folder, npz, multilabel_digits, ...",
+            "digits, fashion_mnist, cifar10, cifar100, image_folder, npz, regression_npz, ...",
             group="Data",
         )
     )
@@ -36,6 +40,14 @@ class DataKnobs:
         default=None, metadata=knob("folder (npz: file) of the data; null = the usual places")
     )
     download: bool = field(default=False, metadata=knob("download the data if the folder lacks it"))
+    classes: tuple[int, ...] | None = field(
+        default=None,
+        metadata=knob("keep these classes alone, numbered anew in this order; null = all", ge=0),
+    )
+    unreadable_images: Literal["leave_out", "stop", "unchecked"] = field(
+        default="leave_out",
+        metadata=knob("image_folder decodes every file once: leave_out, stop, or unchecked (huge folders)"),
+    )
     val_fraction: float = field(
         default=0.1, metadata=knob("part of the training images kept for validation", gt=0, lt=1)
     )

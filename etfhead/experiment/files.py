@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_write", "write_json", "write_text"]
+__all__ = ["atomic_write", "write_bytes", "write_json", "write_text"]
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, keep: Path | None = None) -> Path:
@@ -25,7 +25,8 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, keep: Path | 
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # a link planted under this name must not lead the bytes elsewhere
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -44,9 +45,14 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, keep: Path | 
     return path
 
 
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write bytes atomically."""
+    return atomic_write(path, lambda file: _write_all(file, data))
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write UTF-8 text atomically."""
-    return atomic_write(path, lambda file: _write_all(file, text.encode()))
+    return write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-__all__ = ["CLASS_LOSSES", "MULTILABEL_LOSSES", "ClassLossName", "LossName", "MultiLabelLossName"]
+__all__ = [
+    "CLASS_LOSSES",
+    "MULTILABEL_LOSSES",
+    "REGRESSION_LOSSES",
+    "ClassLossName",
+    "LossName",
+    "MultiLabelLossName",
+    "RegressionLossName",
+]
 
 ClassLossName = Literal[
     "cross_entropy",
@@ -37,12 +45,16 @@ ClassLossName = Literal[
     "early_learning",
     "sparse_overparametrization",
     "logit_adjusted",
+    "balanced_softmax",
     "ldam",
     "ntce",
     "nonl",
+    "mse",
 ]
 MultiLabelLossName = Literal["pick_all_label", "binary_cross_entropy", "asymmetric", "zlpr", "two_way"]
-LossName = Literal[ClassLossName, MultiLabelLossName]
+RegressionLossName = Literal["mse"]  # of classes too: the squared error of one-hot targets
+LossName = Literal[ClassLossName, MultiLabelLossName, RegressionLossName]
 
 CLASS_LOSSES: tuple[str, ...] = get_args(ClassLossName)
 MULTILABEL_LOSSES: tuple[str, ...] = get_args(MultiLabelLossName)
+REGRESSION_LOSSES: tuple[str, ...] = get_args(RegressionLossName)

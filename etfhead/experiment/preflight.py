@@ -12,6 +12,8 @@ __all__ = ["check_buildable"]
 
 _NUM_CLASSES = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "synthetic": 10}
 _NUM_CLASSES |= {"multilabel_digits": 10, "multilabel_fashion": 10, "multilabel_synthetic": 10}
+_NUM_CLASSES |= {"regression_linnerud": 3, "regression_diabetes": 1, "regression_synthetic": 3}
+_FROM_A_PATH = ("image_folder", "npz", "multilabel_npz", "regression_npz")
 _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "none")
 
 
@@ -37,7 +39,7 @@ def check_buildable(recipe: Recipe) -> int:
 
 def _check_paths(recipe: Recipe) -> None:
     # A recipe may be shown, copied and shrunk without its data; only here they must be named.
-    if recipe.dataset in ("image_folder", "npz", "multilabel_npz") and recipe.data_root is None:
+    if recipe.dataset in _FROM_A_PATH and recipe.data_root is None:
         what = "folder" if recipe.dataset == "image_folder" else "file"
         raise ValueError(f"data_root: dataset: {recipe.dataset} needs the {what}'s path here")
     wanted = {"initial_checkpoint": recipe.initial_checkpoint}
@@ -74,6 +76,8 @@ def _check_optimization(recipe: Recipe) -> None:
 
 
 def _num_classes(recipe: Recipe) -> int:
+    if recipe.classes is not None:
+        return len(recipe.classes)
     if recipe.dataset == "npz":
         from etfhead.experiment.data.npz import count_npz_classes
 
@@ -82,6 +86,10 @@ def _num_classes(recipe: Recipe) -> int:
         from etfhead.experiment.data.multilabel_npz import count_npz_labels
 
         return count_npz_labels(recipe.data_root)
+    if recipe.dataset == "regression_npz":
+        from etfhead.experiment.data.regression_npz import count_npz_targets
+
+        return count_npz_targets(recipe.data_root)
     if recipe.dataset == "image_folder":
         from etfhead.experiment.data.folder import read_image_folder
 

@@ -9,13 +9,15 @@ from etfhead.experiment.arm import Arm
 from etfhead.experiment.checks import check_bounds, check_recipe
 from etfhead.experiment.data_knobs import DataKnobs
 from etfhead.experiment.knob import knob
+from etfhead.experiment.long_tail_knobs import LongTailKnobs
 from etfhead.experiment.model_knobs import ModelKnobs
+from etfhead.experiment.noise_knobs import NoiseKnobs
 
 __all__ = ["Arm", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(DataKnobs, ModelKnobs):
+class Recipe(LongTailKnobs, NoiseKnobs, DataKnobs, ModelKnobs):
     """A comparison, fully resolved. Names are timm's where timm has the knob.
 
     Every field is one flat YAML key; ``etfhead show quickstart`` prints them all with their comments.
@@ -121,10 +123,10 @@ class Recipe(DataKnobs, ModelKnobs):
         metadata=knob("the contenders: same model, data and budget, other head or loss")
     )
     baseline: str = field(metadata=knob("the arm that the others are compared with"))
-    primary_metric: Literal["top1", "exact_match", "map"] | None = field(
+    primary_metric: Literal["top1", "exact_match", "map", "r2"] | None = field(
         default=None,
         metadata=knob(
-            "chooses the best epoch, carries the verdict: top1, exact_match or map; null = by data"
+            "chooses the best epoch, carries the verdict: top1, exact_match, map or r2; null = by data"
         ),
     )
     target_accuracy: float | None = field(

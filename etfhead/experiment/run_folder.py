@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from etfhead.errors import CheckpointError
+from etfhead.experiment.checksums import is_intact
+from etfhead.experiment.folder_lock import LOCK
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.training.checkpoint import PREVIOUS, STATE
 from etfhead.experiment.training.fingerprint import differences, shared_settings
@@ -18,14 +20,26 @@ __all__ = [
     "check_folder",
     "check_same_data",
     "clear_folder",
+    "damaged_facts",
     "is_run_folder",
     "seed_folder",
     "setting_folder",
 ]
 
 ENVIRONMENT = "env.json"
-SEED_FILES = (STATE, PREVIOUS, "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json")
-RUN_FILES = ("recipe.yaml", ENVIRONMENT, "data.json")
+# A run that was killed at once leaves no more than these.
+_BEFORE_THE_FIRST_FILE = {LOCK, f"{ENVIRONMENT}.tmp"}
+# In the order of deletion: what is left at any moment is a run that can be continued.
+SEED_FILES = (
+    "result.json",
+    "last.safetensors",
+    "best.safetensors",
+    "features.npz",
+    "metrics.jsonl",
+    PREVIOUS,
+    STATE,
+)
+RUN_FILES = ("recipe.yaml", "data.json")
 
 
 def seed_folder(out: Path, arm: str, seed: int) -> Path:
@@ -60,9 +74,9 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) ->
         return
     if not out.is_dir():
         raise ValueError(f"out: {out} is a file; expected a folder that is empty or does not exist")
-    if not any(out.iterdir()):
+    if {entry.name for entry in out.iterdir()} <= _BEFORE_THE_FIRST_FILE:
         return
-    if not is_run_folder(out):
+    if not is_run_folder(out) and not (resume and _lost_its_environment(out)):
         raise ValueError(
             f"out: {out} holds files that are not a run of etfhead; choose an empty folder with --out"
         )
@@ -73,6 +87,8 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) ->
         )
     if resume:
         _check_same_settings(out, recipe)
+    elif link := next((path for path in _folders(out) if path.is_symlink()), None):
+        raise ValueError(f"out: {link} is a link, and nothing is deleted through links; remove it first")
 
 
 def _check_same_settings(out: Path, recipe: Recipe) -> None:
@@ -95,14 +111,28 @@ def check_same_data(out: Path, digest: str) -> None:
         CheckpointError: ``data.json`` of the run has another digest.
     """
     try:
-        earlier = json.loads((out / "data.json").read_text(encoding="utf-8"))["digest"]
-    except (OSError, ValueError, KeyError, TypeError):  # stopped before it was written: nothing to compare
+        facts = json.loads((out / "data.json").read_text(encoding="utf-8"))
+        earlier = facts["digest"] if is_intact(facts) else digest  # every checkpoint knows its data as well
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # stopped before it was written
         return
     if earlier != digest:
         raise CheckpointError(
             f"--resume: {out} was run on other data (digest {earlier} there, {digest} now); restore the data "
             "of that run, or choose another --out"
         )
+
+
+def damaged_facts(out: Path) -> list[Path]:
+    """Which of the files that every start of a run writes anew are damaged."""
+    return [path for name in (ENVIRONMENT, "data.json") if (path := out / name).exists() and not _sound(path)]
+
+
+def _sound(path: Path) -> bool:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and is_intact(facts)
 
 
 def _earlier_recipe(out: Path) -> Recipe | None:
@@ -117,7 +147,7 @@ def _earlier_recipe(out: Path) -> Recipe | None:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise CheckpointError(
             f"--resume: {path} is damaged ({str(error).splitlines()[0]}); "
-            "restore it from the recipe of the run, or start again with --overwrite"
+            "restore it from the recipe of the run, or delete it: the checkpoints know their settings too"
         ) from error
 
 
@@ -133,13 +163,27 @@ def clear_folder(out: Path) -> None:
     for folder in sorted((out / "arms").glob("*")):
         _remove(folder, ())
     _remove(out / "arms", ())
-    _remove_files(out, RUN_FILES + _report_files())
+    # env.json goes last: until then this is a run's folder, which a killed run may be asked to clear again.
+    _remove_files(out, (*RUN_FILES, *_report_files(), ENVIRONMENT))
+
+
+def _folders(out: Path) -> list[Path]:
+    """Folders inside a run or study that clearing it would enter."""
+    found = [out / "settings", *sorted((out / "settings").glob("*"))]
+    for run in (out, *found[1:]):
+        found += [run / "arms", *sorted((run / "arms").glob("*")), *sorted((run / "arms").glob("*/seed*"))]
+    return found
+
+
+def _lost_its_environment(out: Path) -> bool:
+    """Whether only ``env.json`` is damaged: what follows from it is who may delete, not who may continue."""
+    return all((out / name).is_file() for name in (ENVIRONMENT, "recipe.yaml", "data.json"))
 
 
 def _report_files() -> tuple[str, ...]:
-    from etfhead.experiment.report import FILES
+    from etfhead.experiment.report import FILES, STUDY_FILES
 
-    return tuple(FILES)
+    return tuple(dict.fromkeys((*FILES, *STUDY_FILES)))
 
 
 def _remove(folder: Path, names: tuple[str, ...]) -> None:

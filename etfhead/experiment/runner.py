@@ -5,22 +5,26 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from etfhead.errors import CheckpointError, DataError, Interrupted
+from etfhead.experiment.checksums import SEAL, is_intact, seal, wrong_files
 from etfhead.experiment.data import Splits, read_data
 from etfhead.experiment.data.rng import preserved_rng
 from etfhead.experiment.environment import describe_environment
 from etfhead.experiment.files import write_json, write_text
+from etfhead.experiment.folder_lock import FolderLock, refuse_locked
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.run_folder import (
     ENVIRONMENT,
     check_folder,
     check_same_data,
     clear_folder,
+    damaged_facts,
     is_run_folder,
     seed_folder,
 )
@@ -58,7 +62,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
         Path: ``out``.
 
     Raises:
-        ValueError: If folder, recipe, data or an arm does not allow the run.
+        ValueError: If folder, recipe, data or an arm does not allow the run, or another process runs there.
         CheckpointError: If ``resume`` finds no usable checkpoint, or another run's.
         TrainingError: If numbers stop being finite.
         Interrupted: If SIGINT or SIGTERM came; the checkpoint is written.
@@ -71,8 +75,10 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
 
         return run_study(recipe, out, resume=resume, overwrite=overwrite)
     out, recipe = Path(out), resolve_arms(recipe)
-    check_folder(out, recipe, resume=resume, overwrite=overwrite)
-    with preserved_rng(), make_accelerator(recipe) as accelerator:
+    with preserved_rng(), make_accelerator(recipe) as accelerator, ExitStack() as held:
+        if accelerator.is_main_process:
+            refuse_locked(out)
+        check_folder(out, recipe, resume=resume, overwrite=overwrite)
         with accelerator.local_main_process_first():  # one process of a machine downloads
             data = read_data(recipe)
         facts = data.info()
@@ -80,6 +86,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
             check_same_data(out, facts["digest"])
         _check_arms(recipe, data.splits(recipe.seeds[0]))
         if accelerator.is_main_process:
+            held.enter_context(FolderLock(out))
+            check_folder(out, recipe, resume=resume, overwrite=overwrite)  # a run may have come and gone
             _prepare_folder(out, recipe, facts, overwrite=overwrite)
         accelerator.wait_for_everyone()
         with StopRequest() as stop:
@@ -120,16 +128,21 @@ def _run_one(
     fingerprint = make_fingerprint(
         recipe, arm, seed, data_digest=splits.info["digest"], processes=accelerator.num_processes
     )
-    if _is_complete(folder, fingerprint):
+    states = StateFile(folder, fingerprint)
+    complete, damaged = _is_complete(folder, fingerprint)
+    if complete:
         if accelerator.is_main_process:
+            states.previous.unlink(missing_ok=True)  # a run killed at its very end leaves it
             say(f"{title}: complete already")
         return
-    states = StateFile(folder, fingerprint)
     state, notes = states.load()
-    if state is None and (folder / "metrics.jsonl").exists():
+    if state is not None and damaged:
+        notes = [*(f"refused {reason}" for reason in damaged), *notes, "evaluates the checkpoint again"]
+    if state is None and (damaged or (folder / "metrics.jsonl").exists()):
+        what = "; ".join(damaged) or "epochs were finished"
         raise CheckpointError(
-            f"{folder}: epochs were finished but no checkpoint is left; delete this folder to train the arm "
-            "and seed from the start"
+            f"{folder}: {what}, but no checkpoint is left; delete this folder to train the arm and seed from "
+            "the start"
         )
 
     def tick() -> None:
@@ -172,19 +185,23 @@ def _summary(result: Mapping[str, Any], metric: str) -> str:
     )
 
 
-def _is_complete(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+def _is_complete(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[bool, list[str]]:
+    """Whether the arm and seed have finished, or which of their files must be made again."""
     path = folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return False
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: damaged ({error}); delete it, and --resume evaluates the last checkpoint again"
-        ) from error
+        return False, []
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        return False, [f"{path}: damaged ({error})"]
+    if not isinstance(result, dict) or not is_intact(result):
+        return False, [f"{path}: damaged (its checksum is wrong)"]
     if differs := differences(result.get("fingerprint") or {}, fingerprint):
         raise CheckpointError(f"{path}: of another run ({differs}); use another --out, or --overwrite")
-    return result.get("complete") is True
+    wrong = wrong_files(folder, result)
+    return result.get("complete") is True and not wrong, wrong
 
 
 def _check_arms(recipe: Recipe, splits: Splits) -> None:
@@ -193,7 +210,14 @@ def _check_arms(recipe: Recipe, splits: Splits) -> None:
     facts = LossFacts.of(splits)
     for name, arm in recipe.arms.items():
         try:
-            model = build_model(recipe, arm, splits.num_classes, recipe.seeds[0]).eval()
+            model = build_model(
+                recipe,
+                arm,
+                splits.num_classes,
+                recipe.seeds[0],
+                class_counts=splits.class_counts,
+                target_statistics=facts.target_statistics,
+            ).eval()
             build_scheduler(recipe, build_optimizer(recipe, model), steps_per_epoch=1)
             images = torch.zeros(2, recipe.in_chans, recipe.img_size, recipe.img_size)
             with torch.no_grad():
@@ -228,7 +252,7 @@ def _forward(model: torch.nn.Module, images: torch.Tensor, recipe: Recipe) -> An
 
 def _prepare_folder(out: Path, recipe: Recipe, facts: Mapping[str, Any], *, overwrite: bool) -> None:
     start_folder(out, recipe, overwrite=overwrite)
-    write_json(out / "data.json", facts)
+    write_json(out / "data.json", seal(facts))
 
 
 def start_folder(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
@@ -237,10 +261,15 @@ def start_folder(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
 
     if overwrite and is_run_folder(out):
         clear_folder(out)
+    damaged = damaged_facts(out)
+    for path in damaged:
+        say(f"{path}: damaged; written anew")
     # env.json comes first: it is what makes a folder a run's.
-    earlier = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8")) if is_run_folder(out) else None
+    known = is_run_folder(out) and out / ENVIRONMENT not in damaged
+    earlier = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8")) if known else None
     environment = describe_environment()
     if earlier is not None:
+        earlier.pop(SEAL, None)
         environment["earlier"] = [*earlier.pop("earlier", []), earlier]
-    write_json(out / ENVIRONMENT, environment)
+    write_json(out / ENVIRONMENT, seal(environment))
     write_text(out / "recipe.yaml", dump_recipe(recipe))

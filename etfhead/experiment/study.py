@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from etfhead.experiment.data.rng import preserved_rng
+from etfhead.experiment.folder_lock import FolderLock, refuse_locked
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.run_folder import check_folder, is_run_folder, setting_folder
 from etfhead.experiment.runner import check_run, run, start_folder
@@ -48,6 +50,9 @@ def run_study(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: boo
         name: {"resume": resume, "overwrite": overwrite and is_run_folder(folder)}
         for name, folder in folders.items()
     }
+    with make_accelerator(recipe) as accelerator:
+        for folder in (out, *folders.values()) if accelerator.is_main_process else ():
+            refuse_locked(folder)
     check_folder(out, recipe, resume=resume, overwrite=overwrite)
     for name, each in settings.items():
         check_folder(folders[name], resolve_arms(each), **again[name])
@@ -56,15 +61,18 @@ def run_study(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: boo
                 check_run(each)
             except ValueError as error:
                 raise type(error)(f"setting {name!r}: {error}") from error
-    with make_accelerator(recipe) as accelerator:
-        if accelerator.is_main_process:
-            start_folder(out, recipe, overwrite=overwrite)
-        accelerator.wait_for_everyone()
-        main = accelerator.is_main_process
-    for count, (name, each) in enumerate(settings.items(), start=1):
+    with ExitStack() as held:
+        with make_accelerator(recipe) as accelerator:
+            main = accelerator.is_main_process
+            if main:
+                held.enter_context(FolderLock(out))
+                check_folder(out, recipe, resume=resume, overwrite=overwrite)  # a run may have come and gone
+                start_folder(out, recipe, overwrite=overwrite)
+            accelerator.wait_for_everyone()
+        for count, (name, each) in enumerate(settings.items(), start=1):
+            if main:
+                say(f"setting {name} ({count} of {len(settings)})")
+            run(each, folders[name], **again[name])
         if main:
-            say(f"setting {name} ({count} of {len(settings)})")
-        run(each, folders[name], **again[name])
-    if main:
-        write_study_report(out)
+            write_study_report(out)
     return out

@@ -17,9 +17,9 @@ def squared_error(logits: Tensor, target: Tensor, *, reduction: Reduction = "mea
 
     .. math:: \ell_i = \tfrac12 \lVert z_i - e_{y_i} \rVert^2
 
-    Its mean over samples is the 1/(2N) ||W H - Y||^2 of unconstrained-features theory (Dang et al. 2023, arXiv
-    2301.00437): K / 2 times ``torch.nn.functional.mse_loss``, which is a mean over the K N numbers. Every
-    sample has weight 1.
+    Its mean over samples is the 1/(2N) ||W H - Y||^2 of unconstrained-features theory (Dang et al. 2023,
+    arXiv 2301.00437): K / 2 times ``torch.nn.functional.mse_loss``, which is a mean over the K N numbers.
+    Every sample has weight 1.
 
     Args:
         logits: z (B, K).

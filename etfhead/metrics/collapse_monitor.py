@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,13 @@ from torch import Tensor, nn
 
 from etfhead.frames.base import checked_size
 from etfhead.metrics.collapse_metric import NeuralCollapse
-from etfhead.metrics.last_layer_input import class_vectors, find_last_layer, unwrapped, watching
+from etfhead.metrics.last_layer_input import (
+    class_vectors,
+    find_last_layer,
+    uncompiled,
+    unwrapped,
+    watching,
+)
 from etfhead.surgery.class_pass import evaluating
 
 __all__ = ["CollapseMonitor"]
@@ -153,7 +157,7 @@ class CollapseMonitor:
             torch.random.fork_rng(devices=[]),
             evaluating(self.model),
             watching(self.layer, see),
-            _uncompiled(),
+            uncompiled(),
         ):
             for images, labels in map(_pair, self.loader):
                 current[:] = [labels]
@@ -188,14 +192,6 @@ class CollapseMonitor:
         if missing := values.keys() - finite.keys():
             self.problem = f"not finite: {', '.join(sorted(missing))} (two class means at one point)"
         return {f"collapse_{_NAMES.get(key, key)}": value for key, value in finite.items()}
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Compiled code may have been made before the hook was there, anywhere in the model."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from etfhead.heads import FeatureHead
 from etfhead.surgery import find_classifiers, find_heads
 
-__all__ = ["class_vectors", "find_last_layer", "unwrapped", "watching"]
+__all__ = ["class_vectors", "find_last_layer", "uncompiled", "unwrapped", "watching"]
 
 _LARGEST = 2**28  # numbers of class vectors that are written out: 2 GB in float64
 
@@ -83,6 +85,14 @@ def watching(layer: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterato
         yield
     finally:
         handle.remove()
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run plain code: compiled code may have been made before a hook was there, anywhere in the model."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _inner(model: nn.Module) -> nn.Module | None:

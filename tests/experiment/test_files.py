@@ -35,3 +35,12 @@ def test_nan_is_not_json(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert os.listdir(tmp_path) == []
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "a.tmp").symlink_to(tmp_path / "precious")
+    (tmp_path / "a").symlink_to(tmp_path / "precious")
+    assert write_text(tmp_path / "a", "new").read_text() == "new"
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["a", "precious"]

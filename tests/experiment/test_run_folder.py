@@ -1,10 +1,18 @@
 import dataclasses
+import json
 
 import pytest
 
 from etfhead.errors import CheckpointError
+from etfhead.experiment.checksums import seal
 from etfhead.experiment.recipe import Arm
-from etfhead.experiment.run_folder import check_folder, clear_folder, is_run_folder
+from etfhead.experiment.run_folder import (
+    check_folder,
+    check_same_data,
+    clear_folder,
+    damaged_facts,
+    is_run_folder,
+)
 from etfhead.experiment.schema import dump_recipe
 
 
@@ -95,3 +103,60 @@ def test_resume_of_a_damaged_recipe(finished, recipe):
     (finished / "recipe.yaml").write_text("arms: [")
     with pytest.raises(CheckpointError, match=r"recipe\.yaml is damaged"):
         check(finished, recipe, resume=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_what_a_run_killed_at_once_leaves_blocks_nothing(tmp_path, recipe, options):
+    (tmp_path / "run.lock").write_text("{}")
+    (tmp_path / "env.json.tmp").write_text('{"etfhe')
+    check(tmp_path, recipe, **options)
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_clearing_can_be_cut_off_anywhere_and_done_again(finished, recipe, monkeypatch, number):
+    taken = []
+    unlink = type(finished).unlink
+
+    def cut_off(path, *args, **options):
+        if path.exists():
+            taken.append(path)
+        if len(taken) == number:
+            raise KeyboardInterrupt
+        unlink(path, *args, **options)
+
+    monkeypatch.setattr(type(finished), "unlink", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        clear_folder(finished)
+    monkeypatch.undo()
+    check(finished, recipe, overwrite=True)
+    clear_folder(finished)
+    assert list(finished.iterdir()) == []
+
+
+def test_nothing_is_deleted_through_links(finished, recipe, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (finished / "arms").rename(elsewhere)
+    (finished / "arms").symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(ValueError, match=r"arms is a link, and nothing is deleted through links"):
+        check(finished, recipe, overwrite=True)
+    check(finished, recipe, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", '{"etfhead": "0.1', '{"etfhead": "0.1.0", "sha256": "0"}', "[]"])
+def test_resume_bears_a_damaged_environment_and_overwrite_does_not(finished, recipe, content):
+    (finished / "env.json").write_text(content)
+    check(finished, recipe, resume=True)
+    assert finished / "env.json" in damaged_facts(finished)
+    if "sha256" not in content:
+        with pytest.raises(ValueError, match="not a run of etfhead"):
+            check(finished, recipe, overwrite=True)
+
+
+def test_damaged_data_facts_are_left_to_the_checkpoints(finished):
+    (finished / "data.json").write_text(json.dumps({**seal({"digest": "a"}), "digest": "b"}))
+    check_same_data(finished, "a")
+    assert finished / "data.json" in damaged_facts(finished)
+    (finished / "data.json").write_text(json.dumps(seal({"digest": "b"})))
+    with pytest.raises(CheckpointError, match="other data"):
+        check_same_data(finished, "a")
+    assert damaged_facts(finished) == []

@@ -14,7 +14,9 @@ def test_smoke_run(name, tmp_path):
     recipe = smoke(load_recipe(name))
     recipe = replace(recipe, seeds=recipe.seeds[:1])
     out = run(recipe, tmp_path / "out")
-    results = [json.loads(path.read_text()) for path in out.glob("arms/*/seed*/result.json")]
-    assert {(r["arm"], r["seed"]) for r in results} == {(a, s) for a in recipe.arms for s in recipe.seeds}
-    assert all(result["epochs"] == recipe.epochs for result in results)
+    for folder in [out / "settings" / setting for setting in recipe.settings] or [out]:
+        results = [json.loads(path.read_text()) for path in folder.glob("arms/*/seed*/result.json")]
+        assert {(r["arm"], r["seed"]) for r in results} == {(a, s) for a in recipe.arms for s in recipe.seeds}
+        assert all(result["epochs"] == recipe.epochs for result in results)
+        assert (folder / "report.html").stat().st_size > 1000
     assert (out / "report.html").stat().st_size > 1000

@@ -5,6 +5,7 @@ import pytest
 from safetensors.torch import load_file
 
 from etfhead.errors import CheckpointError
+from etfhead.experiment.folder_lock import FolderLock
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.runner import run
 from etfhead.experiment.schema import dump_recipe, expand_settings, load_recipe, recipe_from_dict, smoke
@@ -142,3 +143,22 @@ def test_a_loss_that_remembers_resumes_bit_for_bit(tmp_path, silent, monkeypatch
 def test_images_cannot_be_mixed_where_each_is_remembered():
     with pytest.raises(ValueError, match="remembers single images"):
         study(mixup=0.2, arms={"plain": Arm(loss="early_learning").__dict__ | {"loss_options": None}})
+
+
+def test_a_study_or_setting_in_use_is_refused(tmp_path, silent):
+    out = tmp_path / "out"
+    run(study(), out)
+
+    def files():
+        return {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != "run.lock"}
+
+    before = files()
+    for busy in (out, out / "settings" / "fast"):
+        for options in ({"resume": True}, {"overwrite": True}):
+            with FolderLock(busy), pytest.raises(ValueError, match=f"{busy} is in use by process"):
+                run(study(), out, **options)
+            assert files() == before
+    with FolderLock(out), pytest.raises(ValueError, match="in use by process"):
+        run(study(), out)
+    run(study(), out, resume=True)
+    assert not list(out.rglob("run.lock"))

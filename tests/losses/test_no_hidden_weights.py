@@ -12,6 +12,7 @@ from etfhead.losses import (
     NONLLoss,
     NTCELoss,
     PickAllLabelLoss,
+    SquaredErrorLoss,
     effective_number_weights,
 )
 
@@ -26,6 +27,7 @@ PLAIN = {
     "logit adjustment": lambda **o: LogitAdjustedLoss(COUNTS, **o),
     "LDAM": lambda **o: LDAMLoss(COUNTS, **o),
     "pick-all-label": lambda **o: PickAllLabelLoss(**o),
+    "squared error": lambda **o: SquaredErrorLoss(**o),
 }
 OVER_THE_BATCH = {  # each term depends on the other samples, but has the same weight
     "NTCE": lambda **o: NTCELoss(**o),

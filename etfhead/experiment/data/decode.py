@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from etfhead.errors import DataError
 
-__all__ = ["decode_image"]
+__all__ = ["bombs_are_errors", "decode_image", "decode_unguarded"]
 
 
 def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
@@ -44,18 +46,30 @@ def decode_image(path: Path, mode: str) -> Image.Image:
         DataError: If the file is missing, truncated, not an image, or so large that Pillow suspects a
             decompression bomb. The message names the file.
     """
+    with bombs_are_errors():
+        return decode_unguarded(path, mode)
+
+
+@contextmanager
+def bombs_are_errors() -> Iterator[None]:
+    """Let Pillow refuse every image that it suspects. Filters of warnings are the whole process's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode_unguarded(path: Path, mode: str) -> Image.Image:
+    """:func:`decode_image` for threads, inside a :func:`bombs_are_errors` of the thread that starts them."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                if image.mode == "F":
-                    raise ValueError("floating-point pixels have no defined range; save as 8-bit or 16-bit")
-                if image.mode.startswith("I"):
-                    return _sixteen_bit_to_gray(image).convert(mode)
-                if image.has_transparency_data:
-                    return _over_white(image).convert(mode)
-                return image.convert(mode)
+        with Image.open(path) as image:
+            image.load()
+            if image.mode == "F":
+                raise ValueError("floating-point pixels have no defined range; save as 8-bit or 16-bit")
+            if image.mode.startswith("I"):
+                return _sixteen_bit_to_gray(image).convert(mode)
+            if image.has_transparency_data:
+                return _over_white(image).convert(mode)
+            return image.convert(mode)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         reason = " ".join(str(error).split()) or "unknown error"
         raise DataError(

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from etfhead.experiment.data.carve import Carved
+from etfhead.experiment.data.corrupt import has_noise, observe
 from etfhead.experiment.data.images import Source
+from etfhead.experiment.data.subsample import subsample, tail_note
 from etfhead.experiment.recipe import Recipe
 
 __all__ = ["Draw", "draw_training"]
@@ -64,4 +66,14 @@ def draw_training(recipe: Recipe, source: Source, carved: Carved, seed: int) -> 
         DataError: If the images or their labels do not allow it.
     """
     labels = source.train.labels
-    return Draw(carved.train, carved.val, labels[carved.train], labels[carved.val])
+    train, val = carved.train, carved.val
+    kept, info = subsample(recipe, labels[train], source.class_names, seed)
+    train = train[kept]
+    if info:
+        info["notes"] = [*source.notes, tail_note(info)]
+    if not has_noise(recipe):
+        return Draw(train, val, labels[train], labels[val], info=info)
+    seen = observe(recipe, source, train, val, seed)
+    info |= {"label_noise": seen.info, "label_transition": seen.transition.tolist()}
+    info["notes"] = [*info.get("notes", source.notes), seen.note]
+    return Draw(train, val, seen.train, seen.val, noisy=True, transition=seen.transition, info=info)

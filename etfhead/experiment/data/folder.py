@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from etfhead.errors import DataError
 from etfhead.experiment.data.images import FileImages, Source
+from etfhead.experiment.data.readable import summarize_unreadable, unreadable
 
 __all__ = ["IMAGE_EXTENSIONS", "read_image_folder"]
+
+_log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -34,10 +39,7 @@ def _scan_class(part: Path, name: str) -> tuple[list[tuple[str, int]], int]:
             if file.startswith(".") or path.suffix.lower() not in IMAGE_EXTENSIONS:
                 ignored += 1
                 continue
-            size = path.stat().st_size
-            if size == 0:
-                raise DataError(f"image {path} is empty (0 bytes); replace or remove the file")
-            images.append((path.relative_to(part).as_posix(), size))
+            images.append((path.relative_to(part).as_posix(), path.stat().st_size))
     if not images:
         raise DataError(
             f"class folder {part / name} holds no images (extensions {', '.join(sorted(IMAGE_EXTENSIONS))}); "
@@ -72,7 +74,42 @@ def _test_part(root: Path) -> tuple[Path, list[str]]:
     raise DataError(f"{root} holds neither test/ nor val/; expected {root}/test/<class>/<image>")
 
 
-def read_image_folder(data_root: str | None) -> Source:
+def _readable(found: FileImages, classes: list[str], bad: dict[str, str]) -> FileImages:
+    kept = np.array([i for i, path in enumerate(found.paths) if path not in bad], dtype=np.int64)
+    left = found.subset(kept)
+    for label in np.flatnonzero(np.bincount(left.labels, minlength=len(classes)) == 0):
+        raise DataError(
+            f"class folder {found.root / classes[label]}: none of its images can be decoded; "
+            f"{summarize_unreadable(bad, len(found))}"
+        )
+    return left
+
+
+def _check_readable(
+    parts: list[FileImages], classes: list[str], how: str
+) -> tuple[list[FileImages], list[str]]:
+    """The images that can be decoded, and a note about each part that has others."""
+    if how == "unchecked":
+        for part in parts:
+            for path in part.paths[part.sizes == 0]:
+                raise DataError(f"image {part.root / path} is empty (0 bytes); replace or remove the file")
+        return parts, []
+    kept, notes = [], []
+    for part in parts:
+        bad = unreadable(part.root, part.paths.tolist())
+        told = f"{part.root.name}/: {summarize_unreadable(bad, len(part))}"
+        if bad and how == "stop":
+            raise DataError(f"{told}; replace or remove them, or write unreadable_images: leave_out")
+        kept.append(_readable(part, classes, bad))
+        if bad:
+            notes.append(f"{told}; left out")
+            _log.warning("image_folder: %s", notes[-1])
+    return kept, notes
+
+
+def read_image_folder(
+    data_root: str | None, unreadable_images: Literal["leave_out", "stop", "unchecked"] = "leave_out"
+) -> Source:
     """Class folders below ``train/`` and ``test/`` (or ``val/`` as test set when there is no ``test/``).
 
     Class names are the folder names in sorted order and must be the same in both parts. Hidden files and
@@ -80,9 +117,13 @@ def read_image_folder(data_root: str | None) -> Source:
 
     Args:
         data_root: The folder above ``train/``.
+        unreadable_images: Every file is decoded once: those that cannot be are left out and named in the
+            notes, or refused (``"stop"``). ``"unchecked"`` decodes nothing here; such a file then stops the
+            training that draws it.
 
     Raises:
-        DataError: If a folder is missing or empty, an image has no bytes, or the class lists differ.
+        DataError: If a folder is missing or empty, the class lists differ, a class has no image that can be
+            decoded, or an unreadable one is not to be left out.
     """
     if data_root is None:
         raise DataError("dataset=image_folder needs data_root, the folder above train/ and test/; got none")
@@ -109,4 +150,6 @@ def read_image_folder(data_root: str | None) -> Source:
     test, ignored_test = _scan(test_root, classes)
     if ignored + ignored_test:
         notes.append(f"{ignored + ignored_test} hidden or non-image file(s) passed over")
+    (train, test), left_out = _check_readable([train, test], classes, unreadable_images)
+    notes += left_out
     return Source(train, test, tuple(classes), root=str(root), notes=tuple(notes))

@@ -98,6 +98,7 @@ class Source:
         class_names: One name a class; labels index it.
         root: Where the data came from, for the run folder.
         notes: Facts about the source that a reader of the report should know.
+        observed: Labels of the training part as a user has them, where ``train.labels`` are the true ones.
     """
 
     train: Images
@@ -105,3 +106,4 @@ class Source:
     class_names: tuple[str, ...]
     root: str
     notes: tuple[str, ...] = ()
+    observed: npt.NDArray[np.int64] | None = None

@@ -29,13 +29,16 @@ def _next_of_its_kind() -> dict[int, int]:
     return {a: b for kin in groups.values() for a, b in zip(kin, kin[1:] + kin[:1], strict=True)}
 
 
+_DIGITS = {7: 1, 2: 7, 5: 6, 6: 5, 3: 8}
 # Which class is taken for which. Those of MNIST and CIFAR are the published ones; Fashion-MNIST has no
 # established set, and this one is by looks: T-shirt and shirt, pullover and coat, sandal to sneaker.
 CLASS_FLIPS: Mapping[str, Mapping[int, int]] = {
-    "mnist": {7: 1, 2: 7, 5: 6, 6: 5, 3: 8},
+    "mnist": _DIGITS,
+    "digits": _DIGITS,
     "fashion_mnist": {0: 6, 6: 0, 2: 4, 4: 2, 5: 7},
     "cifar10": {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
     "cifar100": _next_of_its_kind(),
+    "synthetic": {0: 1, 1: 0},
 }
 
 

@@ -9,18 +9,21 @@ import numpy as np
 
 from etfhead.errors import DataError
 from etfhead.experiment.data.carve import Carved, carve
-from etfhead.experiment.data.datasets import EvalDataset, Fetch, TrainDataset
+from etfhead.experiment.data.choose_classes import keep_classes
+from etfhead.experiment.data.choose_fetch import eval_fetch, plain_fetch, train_fetch
+from etfhead.experiment.data.corrupt import with_label_files
+from etfhead.experiment.data.datasets import EvalDataset, TrainDataset
 from etfhead.experiment.data.draw import Draw, draw_training
-from etfhead.experiment.data.fetch import KeyedCropFlip, PillowFetch, PreparedFetch, prepare
-from etfhead.experiment.data.images import ArrayImages, Images, Source
+from etfhead.experiment.data.images import ArrayImages, Source
 from etfhead.experiment.data.multilabel_datasets import MultiLabelEvalDataset, MultiLabelTrainDataset
 from etfhead.experiment.data.multilabel_parts import MultiLabelParts
+from etfhead.experiment.data.regression_parts import RegressionParts
+from etfhead.experiment.data.regression_splits import regression_splits
 from etfhead.experiment.data.sets import Splits
-from etfhead.experiment.data.sources import read_multilabel, read_source
-from etfhead.experiment.data.statistics import Normalization, choose_normalization
-from etfhead.experiment.data.transforms import eval_transform, train_transform
+from etfhead.experiment.data.sources import read_multilabel, read_regression, read_source
+from etfhead.experiment.data.statistics import choose_normalization
 from etfhead.experiment.recipe import Recipe
-from etfhead.experiment.task import is_multilabel
+from etfhead.experiment.task import is_multilabel, is_regression
 
 __all__ = ["LoadedData", "load_data", "read_data"]
 
@@ -29,26 +32,6 @@ def _in_channels(source: Source, in_chans: int) -> Source:
     if in_chans == 1 and isinstance(source.train, ArrayImages) and isinstance(source.test, ArrayImages):
         return replace(source, train=source.train.gray(), test=source.test.gray())
     return source
-
-
-def _train_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str) -> Fetch:
-    crop_flip_only = recipe.crop_padding > 0 and not (recipe.aa or recipe.color_jitter or recipe.reprob)
-    if isinstance(images, ArrayImages) and (recipe.no_aug or crop_flip_only):
-        augment = None if recipe.no_aug else KeyedCropFlip(recipe.crop_padding, recipe.hflip, recipe.vflip)
-        return PreparedFetch(prepare(images, recipe, train=True), norm, augment)
-    return PillowFetch(images, mode, train_transform(recipe, norm), random=not recipe.no_aug)
-
-
-def _eval_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str) -> Fetch:
-    if isinstance(images, ArrayImages):
-        return PreparedFetch(prepare(images, recipe, train=False), norm)
-    return PillowFetch(images, mode, eval_transform(recipe, norm), random=False)
-
-
-def _plain_fetch(recipe: Recipe, images: Images, norm: Normalization, mode: str, train: Fetch) -> Fetch:
-    if isinstance(train, PreparedFetch):
-        return PreparedFetch(train.prepared, norm)  # the same bytes: a second copy could be gigabytes
-    return PillowFetch(images, mode, eval_transform(recipe, norm), random=False)
 
 
 def load_data(recipe: Recipe, seed: int | None = None) -> Splits:
@@ -73,7 +56,12 @@ def read_data(recipe: Recipe) -> LoadedData:
     try:
         if is_multilabel(recipe.dataset):
             return LoadedData(recipe, read_multilabel(recipe))
+        if is_regression(recipe.dataset):
+            return LoadedData(recipe, read_regression(recipe))
         source = read_source(recipe)
+        if recipe.classes is not None:
+            source = keep_classes(source, recipe.classes)
+        source = with_label_files(recipe, source)
     except OSError as error:
         raise DataError(f"cannot read {recipe.dataset} (data_root={recipe.data_root!r}): {error}") from error
     limit = recipe.train_limit
@@ -88,11 +76,11 @@ class LoadedData:
     Args:
         recipe: The comparison.
         found: What was read.
-        carved: Its training and validation images; None on multi-label data, which bring their splits.
+        carved: Its training and validation images; None where the data bring their splits.
     """
 
     recipe: Recipe
-    found: Source | MultiLabelParts
+    found: Source | MultiLabelParts | RegressionParts
     carved: Carved | None = None
 
     def __post_init__(self) -> None:
@@ -112,7 +100,7 @@ class LoadedData:
         first = self.splits(seeds[0])
         names = {"class_names": list(first.class_names), "class_counts": list(first.class_counts)}
         facts = {**first.info, **names}
-        if not self.recipe.redraw or self.carved is None or isinstance(self.found, MultiLabelParts):
+        if not self.recipe.redraw or self.carved is None:
             return facts
         facts["draws"] = {str(seed): self._draw(seed).info for seed in seeds}
         return {**facts, "digest": self.carved.digest}
@@ -120,6 +108,8 @@ class LoadedData:
     def _make(self, seed: int) -> Splits:
         if isinstance(self.found, MultiLabelParts):
             return _multilabel_splits(self.recipe, self.found)
+        if isinstance(self.found, RegressionParts):
+            return regression_splits(self.recipe, self.found)
         return _splits(self.recipe, self.found, self._carved(), self._draw(seed))
 
     def _draw(self, seed: int) -> Draw:
@@ -151,12 +141,12 @@ def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw) -> Split
         "notes": list(source.notes),
         **draw.info,
     }
-    fetch = _train_fetch(recipe, train, norm, mode)
+    fetch = train_fetch(recipe, train, norm, mode)
     return Splits(
         train=TrainDataset(fetch, draw.train_labels),
-        plain=EvalDataset(_plain_fetch(recipe, train, norm, mode, fetch), draw.train_labels),
-        val=EvalDataset(_eval_fetch(recipe, val, norm, mode), draw.val_labels),
-        test=EvalDataset(_eval_fetch(recipe, source.test, norm, mode), source.test.labels),
+        plain=EvalDataset(plain_fetch(recipe, train, norm, mode, fetch), draw.train_labels),
+        val=EvalDataset(eval_fetch(recipe, val, norm, mode), draw.val_labels),
+        test=EvalDataset(eval_fetch(recipe, source.test, norm, mode), source.test.labels),
         num_classes=len(source.class_names),
         class_names=source.class_names,
         class_counts=tuple(counts),
@@ -188,12 +178,12 @@ def _multilabel_splits(recipe: Recipe, parts: MultiLabelParts) -> Splits:
         "digest": parts.digest(),
         "notes": list(parts.notes),
     }
-    fetch = _train_fetch(recipe, train, norm, mode)
+    fetch = train_fetch(recipe, train, norm, mode)
     return Splits(
         train=MultiLabelTrainDataset(fetch, train.labels),
-        plain=MultiLabelEvalDataset(_plain_fetch(recipe, train, norm, mode, fetch), train.labels),
-        val=MultiLabelEvalDataset(_eval_fetch(recipe, val, norm, mode), val.labels),
-        test=MultiLabelEvalDataset(_eval_fetch(recipe, test, norm, mode), test.labels),
+        plain=MultiLabelEvalDataset(plain_fetch(recipe, train, norm, mode, fetch), train.labels),
+        val=MultiLabelEvalDataset(eval_fetch(recipe, val, norm, mode), val.labels),
+        test=MultiLabelEvalDataset(eval_fetch(recipe, test, norm, mode), test.labels),
         num_classes=len(parts.class_names),
         class_names=parts.class_names,
         class_counts=parts.label_counts,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from etfhead.errors import DataError
+from etfhead.experiment.data.archive import archive_path, load_arrays
 from etfhead.experiment.data.images import ArrayImages
 from etfhead.experiment.data.multilabel_parts import MultiLabelParts, clean_parts, require_labels
 from etfhead.experiment.data.multilabel_splits import iterative_split
@@ -19,46 +17,11 @@ from etfhead.experiment.data.splits import Indices
 
 __all__ = ["count_npz_labels", "read_multilabel_npz"]
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-_OPTIONAL = {"class_names", "split"}
+_OPTIONAL = ("class_names", "split")
 _PARTS = ("train", "val", "test")
 _TEST_FRACTION = 0.2
 _TEST_SEED = 0  # the test part is the same for every split_seed
 _MAKE = "write it with numpy.savez_compressed(file, images=..., labels=..., class_names=...)"
-
-
-def _path(data_root: str | None) -> Path:
-    if data_root is None:
-        raise DataError(f"dataset=multilabel_npz needs data_root, the path of a .npz file; got none; {_MAKE}")
-    path = Path(data_root).expanduser()
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"data_root {path} {state}, expected a .npz file; {_MAKE}")
-    return path
-
-
-def _load(path: Path, names: Sequence[str]) -> Arrays:
-    """The named arrays, and the optional ones that the file has."""
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise DataError(f"{path} is not a .npz file (a zip of arrays); {_MAKE}")
-        with np.load(path, allow_pickle=False) as archive:
-            if missing := [name for name in names if name not in archive.files]:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)}; it has {', '.join(archive.files) or 'no arrays'}; "
-                    f"{_MAKE}"
-                )
-            return {name: archive[name] for name in (*names, *sorted(_OPTIONAL & set(archive.files)))}
-    except DataError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        # Arrays of Python objects end here too: they are pickles, which are never opened.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot read {path}: {reason}; write the file again, without object arrays"
-        ) from error
 
 
 def _checked_labels(path: Path, labels: npt.NDArray[Any]) -> Indices:
@@ -131,8 +94,8 @@ def count_npz_labels(data_root: str | None) -> int:
     Raises:
         DataError: As :func:`read_multilabel_npz`.
     """
-    path = _path(data_root)
-    arrays = _load(path, ("labels",))
+    path = archive_path(data_root, "multilabel_npz", _MAKE)
+    arrays = load_arrays(path, ("labels",), _MAKE, optional=_OPTIONAL)
     count: int = _checked_labels(path, arrays["labels"]).shape[1]
     return len(_class_names(path, arrays.get("class_names"), count))
 
@@ -157,8 +120,8 @@ def read_multilabel_npz(
         DataError: If the file is missing or damaged, an array is missing or has another type or shape than
             stated, or a label is left without a training image.
     """
-    path = _path(data_root)
-    arrays = _load(path, ("images", "labels"))
+    path = archive_path(data_root, "multilabel_npz", _MAKE)
+    arrays = load_arrays(path, ("images", "labels"), _MAKE, optional=_OPTIONAL)
     labels = _checked_labels(path, arrays["labels"])
     pixels = _checked_pixels(path, arrays["images"], len(labels))
     names = _class_names(path, arrays.get("class_names"), labels.shape[1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from etfhead.errors import DataError
+from etfhead.experiment.data.archive import Arrays, archive_path, load_arrays
 from etfhead.experiment.data.images import ArrayImages, Source
 
 __all__ = ["count_npz_classes", "read_npz"]
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_OPTIONAL = ("class_names",)
 _MAKE = "write it with numpy.savez_compressed(file, x_train=..., y_train=..., x_test=..., y_test=...)"
-
-
-def _path(data_root: str | None) -> Path:
-    if data_root is None:
-        raise DataError(f"dataset=npz needs data_root, the path of a .npz file; got none; {_MAKE}")
-    path = Path(data_root).expanduser()
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"data_root {path} {state}, expected a .npz file; {_MAKE}")
-    return path
-
-
-def _load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """The named arrays, and ``class_names`` where the file has it."""
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise DataError(f"{path} is not a .npz file (a zip of arrays); {_MAKE}")
-        with np.load(path, allow_pickle=False) as archive:
-            if missing := [name for name in names if name not in archive.files]:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)}; it has {', '.join(archive.files) or 'no arrays'}; "
-                    f"{_MAKE}"
-                )
-            wanted = (*names, *({"class_names"} & set(archive.files)))
-            return {name: archive[name] for name in wanted}
-    except DataError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        # Arrays of Python objects end here too: they are pickles, which are never opened.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot read {path}: {reason}; write the file again, without object arrays"
-        ) from error
 
 
 def _check_part(path: Path, part: str, pixels: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
@@ -71,7 +37,7 @@ def _check_part(path: Path, part: str, pixels: npt.NDArray[Any], labels: npt.NDA
         raise DataError(f"{y} holds {len(labels)} labels, expected one for each of {len(pixels)} images")
 
 
-def _class_names(path: Path, arrays: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) -> tuple[str, ...]:
+def _class_names(path: Path, arrays: Arrays, names: tuple[str, ...]) -> tuple[str, ...]:
     """One name a class, after checking that every label has one."""
     listed = arrays.get("class_names")
     if listed is None:
@@ -109,8 +75,8 @@ def count_npz_classes(data_root: str | None) -> int:
     Raises:
         DataError: As :func:`read_npz`.
     """
-    path = _path(data_root)
-    arrays = _load(path, ("y_train",))
+    path = archive_path(data_root, "npz", _MAKE)
+    arrays = load_arrays(path, ("y_train",), _MAKE, optional=_OPTIONAL)
     labels = arrays["y_train"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) == 0:
         raise DataError(
@@ -133,8 +99,8 @@ def read_npz(data_root: str | None) -> Source:
         DataError: If the file is missing or damaged, or an array is missing or has another type or shape
             than stated; the message says which and what was expected.
     """
-    path = _path(data_root)
-    arrays = _load(path, _ARRAYS)
+    path = archive_path(data_root, "npz", _MAKE)
+    arrays = load_arrays(path, _ARRAYS, _MAKE, optional=_OPTIONAL)
     for part in ("train", "test"):
         _check_part(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
     names = _class_names(path, arrays, ("y_train", "y_test"))

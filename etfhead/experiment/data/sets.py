@@ -10,6 +10,8 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from etfhead.experiment.data.target_scaling import TargetScaling
+
 __all__ = ["Splits"]
 
 Labels = npt.NDArray[np.int64]
@@ -17,7 +19,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of a data set; a label is a class, or on multi-label data a float row (K,) of 0 and 1.
+    """The three splits of a data set; a label is a class, a row (K,) of 0 and 1, or one (n,) of numbers.
 
     Args:
         train: ``train[i, key]`` is ``(image, label)``; the key alone decides the item's augmentation.
@@ -31,6 +33,7 @@ class Splits:
         true_train: True classes of the training images, (n,), where those they carry are observed ones.
         true_val: Of the validation images.
         transition: P(observed class | true class), (K, K), where the labels are known to be noisy.
+        targets: How real-valued targets are standardised; None for classes and label sets.
     """
 
     train: Dataset[Any]
@@ -44,3 +47,4 @@ class Splits:
     true_train: Labels | None = None
     true_val: Labels | None = None
     transition: Tensor | None = None
+    targets: TargetScaling | None = None

@@ -14,10 +14,17 @@ from etfhead.experiment.data.multilabel_npz import read_multilabel_npz
 from etfhead.experiment.data.multilabel_parts import MultiLabelParts
 from etfhead.experiment.data.multilabel_synthetic import read_multilabel_synthetic
 from etfhead.experiment.data.npz import read_npz
+from etfhead.experiment.data.regression_embedded import (
+    read_diabetes,
+    read_linnerud,
+    read_regression_synthetic,
+)
+from etfhead.experiment.data.regression_npz import read_regression_npz
+from etfhead.experiment.data.regression_parts import RegressionParts
 from etfhead.experiment.data.synthetic import read_synthetic
 from etfhead.experiment.recipe import Recipe
 
-__all__ = ["read_multilabel", "read_source"]
+__all__ = ["read_multilabel", "read_regression", "read_source"]
 
 
 def read_source(recipe: Recipe) -> Source:
@@ -35,7 +42,7 @@ def read_source(recipe: Recipe) -> Source:
         case "cifar100":
             return read_cifar(100, root, download)
         case "image_folder":
-            return read_image_folder(root)
+            return read_image_folder(root, recipe.unreadable_images)
         case "npz":
             return read_npz(root)
     raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
@@ -55,4 +62,19 @@ def read_multilabel(recipe: Recipe) -> MultiLabelParts:
             return read_multilabel_npz(recipe.data_root, **split)
         case "multilabel_synthetic":
             return read_multilabel_synthetic(recipe.img_size)
+    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
+
+
+def read_regression(recipe: Recipe) -> RegressionParts:
+    """Read a data set with real-valued targets."""
+    split: dict[str, Any] = {"val_fraction": recipe.val_fraction, "split_seed": recipe.split_seed}
+    match recipe.dataset:
+        case "regression_linnerud":
+            return read_linnerud(**split)
+        case "regression_diabetes":
+            return read_diabetes(**split)
+        case "regression_npz":
+            return read_regression_npz(recipe.data_root, **split)
+        case "regression_synthetic":
+            return read_regression_synthetic(recipe.in_chans, **split)
     raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")

@@ -10,14 +10,14 @@ import numpy.typing as npt
 from etfhead.errors import DataError
 from etfhead.experiment.data.rng import hash_keys
 
-__all__ = ["apportion", "stratified_holdout", "stratified_limit"]
+__all__ = ["apportion", "class_members", "stratified_holdout", "stratified_limit"]
 
 Indices = npt.NDArray[np.int64]
 
 _HOLDOUT, _LIMIT = 3, 4  # separate hash streams
 
 
-def _class_members(labels: Indices, num_classes: int, *salts: int) -> list[Indices]:
+def class_members(labels: Indices, num_classes: int, *salts: int) -> list[Indices]:
     """Positions of each class in an order drawn by hash."""
     order = np.argsort(hash_keys(np.arange(len(labels)), *salts), kind="stable")
     return [order[labels[order] == k] for k in range(num_classes)]
@@ -46,7 +46,7 @@ def stratified_holdout(
     """
     held = []
     for name, members in zip(
-        class_names, _class_members(labels, len(class_names), seed, _HOLDOUT), strict=True
+        class_names, class_members(labels, len(class_names), seed, _HOLDOUT), strict=True
     ):
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
@@ -105,5 +105,5 @@ def stratified_limit(labels: Indices, limit: int, seed: int, num_classes: int) -
     if limit >= len(labels):
         return np.arange(len(labels))
     seats = apportion(np.bincount(labels, minlength=num_classes), limit)
-    members = _class_members(labels, num_classes, seed, _LIMIT)
+    members = class_members(labels, num_classes, seed, _LIMIT)
     return np.sort(np.concatenate([m[:seat] for m, seat in zip(members, seats, strict=True)]))

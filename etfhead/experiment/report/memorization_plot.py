@@ -1,7 +1,8 @@
-"""Memorization against epoch beside dilation against memorization; a row for each of many arms."""
+"""Memorization against epoch beside dilation against memorization; of many arms the latter, a panel each."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +47,20 @@ def draw_memorization(records: RunRecords, summary: Mapping[str, Any]) -> Figure
         return None
     if len(pairs) <= MAX_SHARED:
         return _shared(pairs, arm_styles(finished if len(finished) <= MAX_SHARED else list(pairs), baseline))
-    return _rows(pairs, baseline)
+    return _panels(pairs, baseline)
 
 
 def _shared(pairs: Mapping[str, _Pair], styles: Mapping[str, tuple[str, str]]) -> Figure:
     figure = new_figure(9.6, 4.4)
     left, right = figure.subplots(1, 2)
     for arm, pair in pairs.items():
-        _draw(left, right, pair, *styles[arm])
-    _dress(left, right, list(pairs.values()))
+        draw_curve(left, pair[0], *styles[arm], marker="o")
+        _draw_way(right, pair, *styles[arm])
+    tidy(left)
+    tidy(right)
+    left.set_ylim(bottom=0)
+    whole_epochs([left])
+    _scale(right, list(pairs.values()))
     left.set_xlabel("epoch")
     left.set_ylabel(_X)
     right.set_xlabel(_X)
@@ -64,31 +70,34 @@ def _shared(pairs: Mapping[str, _Pair], styles: Mapping[str, tuple[str, str]]) -
     return figure
 
 
-def _rows(pairs: Mapping[str, _Pair], baseline: str) -> Figure:
-    """One row per contender, the baseline repeated in each panel."""
+def _panels(pairs: Mapping[str, _Pair], baseline: str) -> Figure:
+    """One panel per contender with its way, the baseline's repeated in each."""
     contenders = [arm for arm in pairs if arm != baseline]
-    figure = new_figure(7.2, 1.7 * len(contenders) + 0.8)
-    grid = figure.subplots(len(contenders), 2, squeeze=False, sharex="col", sharey="col")
-    for (left, right), arm in zip(grid, contenders, strict=True):
+    columns = 3 if len(contenders) <= 9 else 4
+    rows = math.ceil(len(contenders) / columns)
+    figure = new_figure(2.7 * columns, 2.1 * rows + 0.7)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for at, axis in enumerate(grid.flat):
+        axis.set_visible(at < len(contenders))
+        axis.tick_params(labelbottom=at + columns >= len(contenders))
+    for axis, arm in zip(grid.flat, contenders, strict=False):  # the last row may be short
         for name, colour, dash in ((baseline, BASELINE_COLOUR, "--"), (arm, COLOURS[0], "-")):
             if name in pairs:
-                _draw(left, right, pairs[name], colour, dash)
-        _dress(left, right, list(pairs.values()))
-        left.set_title(label(arm, 40), loc="left", fontsize=10, color=COLOURS[0])
-        left.set_ylabel(_X, fontsize=8)
-        right.set_ylabel(_Y, fontsize=8)
-    grid[-1, 0].set_xlabel("epoch")
-    grid[-1, 1].set_xlabel(_X)
+                _draw_way(axis, pairs[name], colour, dash)
+        tidy(axis)
+        axis.set_title(label(arm, 26), loc="left", fontsize=10, color=COLOURS[0])
+    _scale(grid[0, 0], list(pairs.values()))
+    figure.supxlabel(_X, fontsize=10)
+    figure.supylabel(_Y, fontsize=10)
     legend = [f"black, dashed: {label(baseline, 30)} (baseline)"] if baseline in pairs else []
-    figure.suptitle(";  ".join([*legend, "blue: the arm named above the row"]), fontsize=10)
+    figure.suptitle(";  ".join([*legend, "blue: the arm named above the panel"]), fontsize=10)
     return figure
 
 
-def _draw(left: Axes, right: Axes, pair: _Pair, colour: str, dash: str) -> None:
-    draw_curve(left, pair[0], colour, dash, marker="o")
+def _draw_way(axis: Axes, pair: _Pair, colour: str, dash: str) -> None:
     x, y = _way(pair)
-    right.plot(x, y, color=colour, linestyle=dash, linewidth=1.2, marker="o", markersize=2.5)
-    right.plot(x[-1:], y[-1:], color=colour, linestyle="none", marker="o", markersize=8)
+    axis.plot(x, y, color=colour, linestyle=dash, linewidth=1.2, marker="o", markersize=2.5)
+    axis.plot(x[-1:], y[-1:], color=colour, linestyle="none", marker="o", markersize=8)
 
 
 def _way(pair: _Pair) -> tuple[list[float], list[float]]:
@@ -98,10 +107,6 @@ def _way(pair: _Pair) -> tuple[list[float], list[float]]:
     return [x[epoch] for epoch in epochs], [y[epoch] for epoch in epochs]
 
 
-def _dress(left: Axes, right: Axes, pairs: Sequence[_Pair]) -> None:
-    tidy(left)
-    tidy(right)
-    left.set_ylim(bottom=0)
+def _scale(axis: Axes, pairs: Sequence[_Pair]) -> None:
     if all(value > 0 for pair in pairs for value in _way(pair)[1]):
-        right.set_yscale("log")
-    whole_epochs([left])
+        axis.set_yscale("log")

@@ -13,10 +13,11 @@ __all__ = ["FEATURES_CAPTION", "MEMORIZATION_CAPTION", "memorization"]
 
 MEMORIZATION_CAPTION = (
     "Memorization of wrong labels against epoch, and dilation of clean held-out classes against memorization",
-    "Left: mean distance of wrongly labelled training images to their true class, over the distance between "
-    "classes. Right: the way of each arm through training, dot after dot, with the last epoch as the large "
-    "one; the dilation (NC1 of the validation images by true labels) has a logarithmic axis. Lines are means "
-    "over the finished seeds; bands, on the left, reach from the smallest to the largest seed.",
+    "Relative memorization is the mean distance of wrongly labelled training images to their true class, "
+    "over the distance between classes; dilation is the NC1 of the validation images by true labels, on a "
+    "logarithmic axis. Against memorization each arm goes its way through training dot after dot, with the "
+    "last epoch as the large one; of more than six arms only these ways are shown. Lines are means over the "
+    "finished seeds; bands reach from the smallest to the largest seed.",
 )
 FEATURES_CAPTION = (
     "Features of training images (above) and test images (below) at the last epoch, one column for each arm",

@@ -60,8 +60,8 @@ from etfhead.experiment.report.records import RunRecords, SeedRecord, number, re
 from etfhead.experiment.report.regression_collapse import NRC
 from etfhead.experiment.report.score import TOP1, Score, score_of_recipe
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses, spread_by_seed
-from etfhead.experiment.report.target_errors import target_errors
 from etfhead.experiment.report.tail_geometry import add_tail_geometry
+from etfhead.experiment.report.target_errors import target_errors
 
 __all__ = ["COLUMNS", "arm_kind", "columns", "summarize", "summarize_records"]
 

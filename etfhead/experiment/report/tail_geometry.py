@@ -28,9 +28,9 @@ TAIL_PANELS = (
 )
 TAIL_CAPTION = (
     "Distance of the linear tail from the deep linear optimum against epoch",
-    "Logarithmic axes; zero is the predicted geometry. W is the product of the last linear layers, H holds the "
-    "class means of the features before them. Lines are means over the finished seeds; bands reach from the "
-    "smallest to the largest seed.",
+    "Logarithmic axes; zero is the predicted geometry. W is the product of the last linear layers, H holds "
+    "the class means of the features before them. Lines are means over the finished seeds; bands reach from "
+    "the smallest to the largest seed.",
 )
 
 
@@ -70,8 +70,8 @@ def tail_geometry(summary: Mapping[str, Any], figures: Sequence[Block]) -> list[
         Paragraph(
             "Frobenius distances, each matrix divided by its norm, of the last linear layers' product W, the "
             "class means H before them and W H from the optimum of squared error with these decays at the "
-            "training's class counts (Dang et al. 2023, arXiv 2301.00437). The last column is the distance of "
-            "W Wᵀ from what equal counts would give: where theory holds on unequal counts it stays large."
+            "training's class counts (Dang et al. 2023, arXiv 2301.00437). The last column is the distance "
+            "of W Wᵀ from what equal counts would give: where theory holds on unequal counts it stays large."
         ),
         *figures,
         Paragraph("At the last measuring, mean ± sample standard deviation over seeds."),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from etfhead.experiment.recipe import Arm, Recipe
-from etfhead.experiment.task import is_multilabel
+from etfhead.experiment.task import is_regression
 
 __all__ = ["smoke"]
 
 _RANK = 4  # of a correction: the generated images have ten classes
+_CLASSES = 10  # of the generated images
 _SETTINGS = 2  # of a study
+_FACTOR = 4.0  # of a long tail: a generated class has 28 training images
+# By what the name of a data set begins with.
+_SYNTHETIC: dict[str, Any] = {"multilabel": "multilabel_synthetic", "regression": "regression_synthetic"}
 # What a setting must not bring back: data, size and model.
 _MADE_TINY = frozenset(
     {
@@ -24,6 +29,7 @@ _MADE_TINY = frozenset(
         "dataset",
         "data_root",
         "download",
+        "unreadable_images",
         "train_images_per_set",
         "eval_images_per_set",
         "train_limit",
@@ -33,6 +39,12 @@ _MADE_TINY = frozenset(
         "std",
         "epochs",
         "warmup_epochs",
+        "classes",
+        "imbalance_factor",
+        "imbalance_max",
+        "noise_flips",
+        "labels_file",
+        "clean_labels_file",
         "decay_epochs",
         "decay_milestones",
         "cpu",
@@ -57,22 +69,27 @@ def smoke(recipe: Recipe) -> Recipe:
     >>> smoke(load_recipe("quickstart")).name
     'quickstart-smoke'
     """
-    epochs = 2
+    epochs, regression = 2, is_regression(recipe.dataset)
     few = list(recipe.settings.items())[:_SETTINGS]
     return replace(
         recipe,
         settings={name: {k: v for k, v in changes.items() if k not in _MADE_TINY} for name, changes in few},
         name=f"{recipe.name}-smoke",
-        model="test_efficientnet",
+        model="etfhead_mlp" if regression else "test_efficientnet",
         pretrained=False,
         initial_checkpoint=None,
-        img_size=32,
+        img_size=1 if regression else 32,
         in_chans=3,
-        model_kwargs={},
-        trainable=None if recipe.trainable is None else _LAST_STAGE,
-        dataset="multilabel_synthetic" if is_multilabel(recipe.dataset) else "synthetic",
+        model_kwargs={"widths": [16], "linear_widths": [8]} if regression else {},
+        trainable=None if regression or recipe.trainable is None else _LAST_STAGE,
+        dataset=_SYNTHETIC.get(recipe.dataset.partition("_")[0], "synthetic"),
         data_root=None,
         download=False,
+        unreadable_images="leave_out",
+        classes=None if recipe.classes is None else tuple(range(min(len(recipe.classes), _CLASSES))),
+        **_drawn_noise(recipe),
+        imbalance_factor=recipe.imbalance_factor and min(recipe.imbalance_factor, _FACTOR),
+        imbalance_max=None,
         train_images_per_set=None,
         eval_images_per_set=None,
         train_limit=128 if recipe.train_limit else None,
@@ -90,6 +107,14 @@ def smoke(recipe: Recipe) -> Recipe:
         seeds=_two(recipe.seeds),
         arms={name: _small(arm) for name, arm in recipe.arms.items()},
     )
+
+
+def _drawn_noise(recipe: Recipe) -> dict[str, Any]:
+    """Between classes that there are, and drawn where it would come from a file."""
+    changes: dict[str, Any] = {"noise_flips": {}, "labels_file": None, "clean_labels_file": None}
+    if recipe.labels_file is not None or recipe.clean_labels_file is not None:
+        changes |= {"noise_kind": "symmetric", "noise_rate": 0.2}
+    return changes
 
 
 def _small(arm: Arm) -> Arm:

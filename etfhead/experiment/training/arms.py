@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,10 +12,13 @@ from torch import nn
 from etfhead.experiment.arm_checks import HEAD_OPTIONS, MULTILABEL_LOSSES, has_basis, is_oriented
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.suggest import did_you_mean
-from etfhead.experiment.task import is_multilabel, primary_metric
+from etfhead.experiment.task import is_multilabel, is_regression, primary_metric
 from etfhead.experiment.training.class_losses import LossFacts, build_class_loss
 from etfhead.experiment.training.initial_weights import load_initial_weights
 from etfhead.experiment.training.label_losses import build_label_loss
+from etfhead.experiment.training.linear_tail import DecayedTail
+from etfhead.experiment.training.long_tail_arms import counted_frame, loss_options, reweighted
+from etfhead.experiment.training.regression_arms import build_target_loss, regression_options
 from etfhead.experiment.training.rng import seed_model
 from etfhead.experiment.training.trainable import freeze_all_but
 from etfhead.surgery import align_head, find_heads, swap_head
@@ -22,6 +26,8 @@ from etfhead.surgery.head_factory import HEADS
 
 if TYPE_CHECKING:
     from timm.data import Mixup
+
+    from etfhead.frames import TargetStatistics
 
 __all__ = ["build_loss", "build_mixup", "build_model", "resolve_arms"]
 
@@ -60,10 +66,15 @@ def resolve_arms(recipe: Recipe) -> Recipe:
         # Neural collapse is measured of one class an image alone.
         metric: Any = primary_metric(recipe)
         recipe = dataclasses.replace(recipe, primary_metric=metric, collapse_every=0)
+    if is_regression(recipe.dataset):
+        recipe = dataclasses.replace(recipe, primary_metric="r2")
     return dataclasses.replace(recipe, arms=arms)
 
 
-def build_model(recipe: Recipe, arm: Arm, num_classes: int, seed: int) -> nn.Module:
+def build_model(
+    recipe: Recipe, arm: Arm, num_classes: int, seed: int, *, class_counts: Sequence[int] | None = None,
+    target_statistics: TargetStatistics | None = None,
+) -> nn.Module:
     """Build the model of one arm; without the head it is bit for bit the same for every arm of a seed.
 
     The global random state is left at a point that depends on the arm: put it back around the call.
@@ -74,6 +85,8 @@ def build_model(recipe: Recipe, arm: Arm, num_classes: int, seed: int) -> nn.Mod
         arm: Head and its options.
         num_classes: K.
         seed: Seed of the initial weights and of the frame's basis.
+        class_counts: Training images of each class, for the frames that follow them; None: equal ones.
+        target_statistics: Of standardised real-valued targets; None where a checkpoint will bring them.
 
     Raises:
         ValueError: If the model or the head cannot be built with these options.
@@ -83,7 +96,9 @@ def build_model(recipe: Recipe, arm: Arm, num_classes: int, seed: int) -> nn.Mod
     if recipe.initial_checkpoint is not None:
         load_initial_weights(model, recipe.initial_checkpoint)
     # The trunk is complete before the head draws a number, so a head's appetite cannot shift it.
-    model = _swap(model, arm, recipe.smoothing, seed)
+    counted = counted_frame(arm, model, num_classes, class_counts, seed)
+    counted |= regression_options(arm, target_statistics, num_classes)
+    model = _swap(model, arm, recipe.smoothing, seed, counted)
     if recipe.trainable is not None:
         freeze_all_but(model, recipe.trainable)
     return model
@@ -105,6 +120,11 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module, facts: LossFacts) -> 
     Raises:
         ValueError: If the loss cannot be streamed because the model has several heads.
     """
+    if is_regression(recipe.dataset):
+        return build_target_loss(arm, facts.target_statistics)
+    if arm.tail_decay is not None:
+        bare = build_loss(recipe, dataclasses.replace(arm, tail_decay=None), model, facts)
+        return DecayedTail(bare, model, arm.tail_decay, facts.num_samples)
     if arm.fused:
         from etfhead.losses import FrameCrossEntropyLoss
 
@@ -121,7 +141,11 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module, facts: LossFacts) -> 
         return DotRegressionLoss(target_logit=float(scale), class_balanced=bool(arm.class_balanced))
     if arm.loss != "cross_entropy":
         smoothing = 0.0 if recipe.mixup or recipe.cutmix else recipe.smoothing
-        return build_class_loss(arm.loss, arm.loss_options or {}, facts, label_smoothing=smoothing)
+        criterion = build_class_loss(arm.loss, loss_options(arm, model), facts, label_smoothing=smoothing)
+        return reweighted(arm, criterion, facts)
+    if arm.reweight_from is not None:
+        smoothing = 0.0 if recipe.mixup or recipe.cutmix else recipe.smoothing
+        return reweighted(arm, nn.CrossEntropyLoss(label_smoothing=smoothing), facts)
     if recipe.mixup or recipe.cutmix:
         from timm.loss import SoftTargetCrossEntropy
 
@@ -168,7 +192,9 @@ def _create(recipe: Recipe, num_classes: int) -> nn.Module:
     return model
 
 
-def _swap(model: nn.Module, arm: Arm, smoothing: float, seed: int) -> nn.Module:
+def _swap(
+    model: nn.Module, arm: Arm, smoothing: float, seed: int, counted: Mapping[str, Any]
+) -> nn.Module:
     names = [name for name in HEAD_OPTIONS[arm.head] if name not in _OF_THE_START]
     options = {name: getattr(arm, name) for name in names if getattr(arm, name) is not None}
     if options.get("neck") == "none":
@@ -179,6 +205,6 @@ def _swap(model: nn.Module, arm: Arm, smoothing: float, seed: int) -> nn.Module:
         options["frame"] = "auto"  # takes the place until the data have been seen
     known = inspect.signature(HEADS[arm.head][0]).parameters
     of_training = {"label_smoothing": smoothing, "seed": seed, "normalized_loss": bool(arm.pal_normalize)}
-    options |= {k: v for k, v in of_training.items() if k in known}
+    options |= {k: v for k, v in of_training.items() if k in known} | dict(counted)
     swapped: nn.Module = swap_head(model, head=arm.head, **options)
     return swapped

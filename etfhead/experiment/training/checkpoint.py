@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -143,5 +144,12 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], **metadata: str | in
     return atomic_write(path, lambda file: _write(file, data))
 
 
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
+def _write(file: BinaryIO, data: bytes) -> None:
+    # The library shuffles the metadata; here it is sorted, so that equal runs give equal files.
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8 bytes
+    file.write(len(text).to_bytes(8, "little") + text)
+    file.write(memoryview(data)[start:])

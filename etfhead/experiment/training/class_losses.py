@@ -13,6 +13,7 @@ from etfhead.experiment.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from etfhead.experiment.data import Splits
+    from etfhead.frames import TargetStatistics
 
 __all__ = ["LossFacts", "build_class_loss"]
 
@@ -46,13 +47,16 @@ _MODULES = {
     "early_learning": "EarlyLearningRegularizationLoss",
     "sparse_overparametrization": "SparseOverparametrizationLoss",
     "logit_adjusted": "LogitAdjustedLoss",
+    "balanced_softmax": "LogitAdjustedLoss",
     "ldam": "LDAMLoss",
     "ntce": "NTCELoss",
     "nonl": "NONLLoss",
+    "mse": "SquaredErrorLoss",
 }
 # Arguments that are losses themselves: a name, or {loss: name, option: value}.
 _OF_LOSSES = ("active", "passive", "loss")
 _NOT_AN_OPTION = ("reduction",)
+_SETTLED = {"balanced_softmax": ("tau",)}  # the name says it: 1, the default
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,21 @@ class LossFacts:
         class_counts: Training images of each class.
         num_samples: Training images.
         transition: P(observed class | true class), (K, K); None where the labels are not known to be noisy.
+        target_statistics: Of standardised real-valued targets; None without such.
     """
 
     num_classes: int
     class_counts: tuple[int, ...]
     num_samples: int
     transition: Tensor | None = None
+    target_statistics: TargetStatistics | None = None
 
     @classmethod
     def of(cls, splits: Splits) -> LossFacts:
         """Those of a training split."""
-        return cls(splits.num_classes, splits.class_counts, sum(splits.class_counts), splits.transition)
+        statistics = None if splits.targets is None else splits.targets.statistics
+        counts = splits.class_counts
+        return cls(splits.num_classes, counts, sum(counts), splits.transition, statistics)
 
     @classmethod
     def stand_in(cls, num_classes: int) -> LossFacts:
@@ -115,7 +123,7 @@ def build_class_loss(
         )
     if "label_smoothing" in known and label_smoothing:
         filled["label_smoothing"] = label_smoothing
-    allowed = [key for key in known if key not in _NOT_AN_OPTION]
+    allowed = [key for key in known if key not in (*_NOT_AN_OPTION, *_SETTLED.get(name, ()))]
     for key in options:
         if key not in allowed:
             raise ValueError(

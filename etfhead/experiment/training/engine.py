@@ -10,26 +10,29 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from etfhead.errors import Interrupted, TrainingError
 from etfhead.experiment.files import write_text
 from etfhead.experiment.recipe import Recipe
-from etfhead.experiment.task import is_multilabel, primary_metric
+from etfhead.experiment.task import is_multilabel, is_regression, primary_metric
 from etfhead.experiment.training.accounting import head_scale
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.collapse import collapse_is_due
 from etfhead.experiment.training.evaluate import evaluate, sum_dtype
 from etfhead.experiment.training.evaluate_labels import evaluate_labels
+from etfhead.experiment.training.evaluate_targets import evaluate_targets
 from etfhead.experiment.training.finite import FiniteWatch, first_non_finite
 from etfhead.experiment.training.label_figures import Readout
 from etfhead.experiment.training.position import Position
 from etfhead.experiment.training.progress import ProgressBar
+from etfhead.experiment.training.reweighted import begin_epoch
 from etfhead.experiment.training.rng import seed_step
 from etfhead.experiment.training.session import Session
 from etfhead.experiment.training.shares import Loader
 from etfhead.experiment.training.signals import StopRequest
 from etfhead.experiment.training.step import (
+    explained,
     forward,
     names_a_label,
     names_the_class,
@@ -73,6 +76,7 @@ class Trainer:
         self.session, self.states, self.num_classes = session, states, num_classes
         self.class_counts, self.stop = class_counts, stop
         self.multilabel, self.metric = is_multilabel(recipe.dataset), primary_metric(recipe)
+        self.regression = is_regression(recipe.dataset)
         self.readout: Readout | None = None  # multi-label: fitted to the validation split, of its last pass
         # A resumed run's clock comes from its checkpoint.
         self.position = Position(train_time=session.align_time, align_time=session.align_time)
@@ -126,6 +130,7 @@ class Trainer:
         sums = torch.tensor(done, dtype=sum_dtype(watch.device), device=watch.device)
         stopping = False
         session.train_mode()
+        begin_epoch(session.criterion, position.epoch, self.recipe.epochs)
         began = time.perf_counter()
         for images, target, *index in session.train_batches(position.epoch, position.step):
             seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
@@ -133,7 +138,11 @@ class Trainer:
             update_weights(session, loss, self.recipe.clip_grad)
             update_heads(session.raw, target)
             watch.see(position.step, images, outputs, loss)
-            hits = names_a_label(predicted, target) if self.multilabel else names_the_class(predicted, target)
+            if self.regression:
+                hits = explained(outputs, target)
+            else:
+                named = names_a_label if self.multilabel else names_the_class
+                hits = named(predicted, target)
             sums += torch.stack([loss.detach() * len(images), hits.sum()])
             whole_batch = len(images) * session.accelerator.num_processes
             self._advance(whole_batch)
@@ -167,14 +176,23 @@ class Trainer:
         session = self.session
         session.share_statistics()
         try:
-            figures, self.readout = self.measure(session.evaluated, session.val_loader, None, self._tick)
+            figures, self.readout = self.measure(
+                session.evaluated, session.val_loader, None, self._tick, session.true_val
+            )
         except TrainingError as error:
             raise TrainingError(self._complaint(f"{error} in validation")) from None
         return figures
 
     def measure(
-        self, model: nn.Module, loader: Loader, readout: Readout | None, tick: Callable[[int], None]
-    ) -> tuple[dict[str, float], Readout | None]:
+        self,
+        model: nn.Module,
+        loader: Loader,
+        readout: Readout | None,
+        tick: Callable[[int], None],
+        true: Tensor | None = None,
+        *,
+        by_rank: bool = False,
+    ) -> tuple[dict[str, Any], Readout | None]:
         """Figures of a model on this process's share of a split.
 
         Args:
@@ -183,6 +201,8 @@ class Trainer:
             readout: On multi-label data what decisions rest on; None fits it to this split, as is right for
                 validation alone.
             tick: Called with the number of images after each batch; may raise to stop.
+            true: True classes of the share, where its labels are noisy.
+            by_rank: Also give the accuracy of every class of a long tail, by its frequency.
 
         Returns:
             The figures and, on multi-label data, the readout.
@@ -193,19 +213,26 @@ class Trainer:
             "memory_format": session.memory_format,
             "tick": tick,
         }
+        if session.scaling is not None:
+            return evaluate_targets(model, loader, scaling=session.scaling, **shared), None
         if not self.multilabel:
+            shared |= {"class_counts": self.class_counts, "by_rank": by_rank}
+            shared |= {"posthoc": self.recipe.arms[self.arm].posthoc, "true": true}
             return evaluate(model, loader, num_classes=self.num_classes, **shared), None
         options: dict[str, Any] = {"arm": self.recipe.arms[self.arm], "metric": self.metric}
         options |= {"class_counts": self.class_counts, "readout": readout}
         return evaluate_labels(model, loader, **options, **shared)
 
     def _collapse(self, epochs_done: int) -> dict[str, float]:
-        """Figures of neural collapse after so many epochs; empty where none are due."""
+        """Figures of collapse, memorization and dilation after so many epochs; empty where none are due."""
         session = self.session
-        if session.monitor is None or not collapse_is_due(self.recipe, epochs_done):
+        if not collapse_is_due(self.recipe, epochs_done):
             return {}
+        figures: dict[str, float] = {}
         with session.accelerator.autocast():
-            return session.monitor.measure(tick=self._tick)
+            for monitor in (session.monitor, session.memorization, session.tail):
+                figures |= {} if monitor is None else monitor.measure(tick=self._tick)
+        return figures
 
     def _tick(self, images: int) -> None:
         # Several processes stop together, at a training step: one alone would leave the others waiting.
@@ -215,7 +242,7 @@ class Trainer:
     def _finish_epoch(self, val: dict[str, float]) -> None:
         position, evaluated = self.position, self.session.evaluated
         collapse = self._collapse(position.epoch + 1)
-        hits = "train_precision_at_1" if self.multilabel else "train_top1"
+        hits = "train_precision_at_1" if self.multilabel else "train_r2" if self.regression else "train_top1"
         record = position.record(val, scale=head_scale(evaluated), hits=hits)
         self.records.append({**record, **collapse})
         name = f"val_{self.metric}"

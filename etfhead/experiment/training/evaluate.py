@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from etfhead.errors import TrainingError
+from etfhead.experiment.class_frequency import ClassFrequency, is_long_tailed
+from etfhead.losses import log_prior
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,8 +31,12 @@ def evaluate(
     accelerator: Accelerator,
     num_classes: int,
     memory_format: torch.memory_format = torch.contiguous_format,
+    true: Tensor | None = None,
+    class_counts: Sequence[int] | None = None,
+    posthoc: float | None = None,
+    by_rank: bool = False,
     tick: Callable[[int], None] = lambda images: None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     r"""Plain cross-entropy, top-1 accuracy and expected calibration error, whatever the training loss was.
 
     .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{n}\,\lvert \mathrm{acc}_b - \mathrm{conf}_b \rvert
@@ -44,10 +50,16 @@ def evaluate(
         accelerator: Gives device, precision and the other processes' sums.
         num_classes: K.
         memory_format: Layout of the images.
+        true: True classes (n,) of this process's images in their order, where targets are observed ones.
+        class_counts: Training images of each class, (K,).
+        posthoc: Tau of the logit adjustment that comes before all (:func:`etfhead.losses.adjust_logits`).
+        by_rank: Also give the accuracy of each class, most frequent first, if the counts are a long tail.
         tick: Called with the number of images after each batch; may raise to stop.
 
     Returns:
-        dict: ``loss`` (nats), ``top1`` and ``ece`` (percent).
+        dict: ``loss`` (nats), ``top1`` and ``ece`` (percent); with ``true`` also ``true_top1``; where the
+        counts are a long tail also ``top1_many``, ``top1_medium`` and ``top1_few``, means over classes, and
+        ``top1_by_rank``, a list.
 
     Raises:
         TrainingError: If a logit is not finite.
@@ -57,8 +69,16 @@ def evaluate(
     device = accelerator.device
     calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
     calibration = calibration.to(device)
-    sums = torch.zeros(3, dtype=sum_dtype(device), device=device)  # loss, correct, seen
+    sums = torch.zeros(4, dtype=sum_dtype(device), device=device)  # loss, correct, seen, truly correct
+    seen = 0
     finite = torch.ones((), dtype=torch.bool, device=device)
+    frequency = None
+    if class_counts is not None and is_long_tailed(class_counts):
+        frequency = ClassFrequency(class_counts, device, sums.dtype)
+    shift = None
+    if posthoc:
+        assert class_counts is not None  # noqa: S101 - the caller knows them wherever it knows tau
+        shift = log_prior(class_counts, tau=posthoc).float().to(device)
     was_training = model.training
     model.eval()
     try:
@@ -69,18 +89,33 @@ def evaluate(
                 logits = model(images)
             logits = logits.float()
             finite &= logits.isfinite().all()
+            if shift is not None:
+                logits = logits - shift
+            if frequency is not None:
+                frequency.update(logits.argmax(1), target)
             sums[0] += nn.functional.cross_entropy(logits, target, reduction="sum")
             sums[1] += (logits.argmax(1) == target).sum()
             sums[2] += len(target)
+            if true is not None:
+                sums[3] += (logits.argmax(1) == true[seen : seen + len(target)].to(device)).sum()
+            seen += len(target)
             calibration.update(logits.softmax(1).nan_to_num(0.0), target)
             tick(len(target))
     finally:
         model.train(was_training)
     if not bool(finite):
         raise TrainingError("the logits are not finite")
-    loss, correct, seen = accelerator.reduce(sums, reduction="sum").tolist()
-    return {
-        "loss": loss / seen,
-        "top1": 100.0 * correct / seen,
+    loss, correct, images, truly = accelerator.reduce(sums, reduction="sum").tolist()
+    figures: dict[str, Any] = {
+        "loss": loss / images,
+        "top1": 100.0 * correct / images,
         "ece": 100.0 * float(calibration.compute()),
     }
+    if true is not None:
+        figures["true_top1"] = 100.0 * truly / images
+    if frequency is not None:
+        whole = accelerator.reduce(frequency.sums, reduction="sum")
+        figures |= frequency.figures(whole)
+        if by_rank:
+            figures["top1_by_rank"] = frequency.by_rank(whole)
+    return figures

@@ -11,7 +11,7 @@ from typing import Any
 from etfhead._version import __version__
 from etfhead.experiment.recipe import Recipe
 
-__all__ = ["differences", "make_fingerprint", "shared_settings"]
+__all__ = ["differences", "make_fingerprint", "recorded_differences", "shared_settings"]
 
 # Words, the choice of arms and seeds, and where files lie: none of these changes an arm's numbers.
 # Initial weights count by their content, not by their path.
@@ -27,6 +27,7 @@ _IRRELEVANT = frozenset(
         "workers",
         "data_root",
         "download",
+        "unreadable_images",
         "initial_checkpoint",
     }
 )
@@ -62,6 +63,31 @@ def make_fingerprint(
         "initial_weights": None if checkpoint is None else _digest(Path(checkpoint).expanduser()),
         "processes": processes,
     }
+
+
+def recorded_differences(recipe: Recipe, arm: str, seed: int, recorded: Mapping[str, Any], data: Any) -> str:
+    """Where the recipe and data facts of a run folder are not those that an arm's result was made with.
+
+    Args:
+        recipe: Read back from the folder.
+        arm: Name of the arm.
+        seed: Its seed.
+        recorded: ``fingerprint`` of its ``result.json``; of another version of etfhead it is not compared.
+        data: ``digest`` of the folder's ``data.json``.
+
+    Returns:
+        str: As :func:`differences`; empty when they agree.
+    """
+    if recorded.get("etfhead") != __version__:
+        return ""
+    options = {f"arms.{arm}.{key}": _plain(value) for key, value in vars(recipe.arms[arm]).items()}
+    now = {**shared_settings(recipe), "arm": arm, **options, "seed": seed}
+    if not recipe.redraw:  # else every seed has a digest of its own
+        now["data_digest"] = data
+    return differences(
+        {key: recorded[key] for key in now if key in recorded},
+        {key: now[key] for key in now if key in recorded},
+    )
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from etfhead.errors import Interrupted
+from etfhead.experiment.checksums import files_sha256, seal
 from etfhead.experiment.files import write_json
 from etfhead.experiment.training.accounting import model_costs, optimizer_costs
 from etfhead.experiment.training.checkpoint import save_weights
 from etfhead.experiment.training.collapse import collapse_time
 from etfhead.experiment.training.label_figures import Readout
+from etfhead.experiment.training.long_tail_arms import posthoc_labels
+from etfhead.experiment.training.memorization_setup import dilation_of, show_features
 from etfhead.experiment.training.shares import eval_share
 
 if TYPE_CHECKING:
@@ -60,11 +63,14 @@ def conclude(
                 "seed": trainer.seed,
                 "epoch": epoch,
             }
+            labels |= posthoc_labels(trainer.recipe.arms[trainer.arm], trainer.class_counts)
             save_weights(folder / f"{name}.safetensors", tensors, **labels)
         if name == "best" and epoch == weights["last"][0]:
             figures["best"] = figures["last"]
             continue
         evaluated.load_state_dict(tensors)
+        if name == "last" and trainer.seed == trainer.recipe.seeds[0]:
+            show_features(session, trainer.recipe, splits, folder)
         readout = best.get("readout") if name == "best" else trainer.readout
         figures[name] = {"epoch": epoch, **_test_figures(trainer, evaluated, splits, readout)}
     result = {
@@ -76,6 +82,7 @@ def conclude(
         "train_time": position.train_time,
         "align_time": position.align_time or None,
         "collapse_time": collapse_time(trainer.initial, trainer.records),
+        "md_time": collapse_time(trainer.initial, trainer.records, "md_time"),
         "images_per_s": position.images / (position.train_time - position.align_time),
         "peak_memory_bytes": trainer.peak_memory or None,
         **costs,
@@ -86,7 +93,8 @@ def conclude(
         "fingerprint": dict(fingerprint),
     }
     if session.accelerator.is_main_process:
-        write_json(folder / "result.json", result)
+        bound = files_sha256(folder, ("metrics.jsonl", "last.safetensors", "best.safetensors"))
+        write_json(folder / "result.json", seal({**result, **bound}))
         trainer.states.previous.unlink(missing_ok=True)  # nothing is left to fall back for
     session.accelerator.wait_for_everyone()
     return result
@@ -94,7 +102,7 @@ def conclude(
 
 def _test_figures(
     trainer: Trainer, model: nn.Module, splits: Splits, readout: Readout | None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     session = trainer.session
 
     def tick(images: int) -> None:
@@ -105,7 +113,10 @@ def _test_figures(
     # Without one the evaluation would fit it to the test set.
     assert readout is not None or not trainer.multilabel  # noqa: S101 - every validation pass fits one
     share = eval_share(splits.test, trainer.recipe, session.accelerator)
-    metrics, _ = trainer.measure(model, share, readout, tick)
+    metrics, _ = trainer.measure(model, share, readout, tick, by_rank=True)
+    if session.memorization is not None:
+        with session.accelerator.autocast():
+            metrics |= dilation_of(model, share, splits.num_classes, tick)
     return {f"test_{name}": value for name, value in metrics.items()}
 
 

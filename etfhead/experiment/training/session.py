@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from etfhead.experiment.arm_checks import STATEFUL_LOSSES, is_oriented
 from etfhead.experiment.data import KeyedBatchSampler, Splits, make_train_loader
@@ -18,6 +18,7 @@ from etfhead.experiment.training.accounting import head_modules
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
 from etfhead.experiment.training.class_losses import LossFacts
 from etfhead.experiment.training.collapse import collapse_subset
+from etfhead.experiment.training.memorization_setup import build_memorization_monitor, true_share
 from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.orient import orient
 from etfhead.experiment.training.shares import Loader, Share, dataset_size, eval_share
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from timm.data import Mixup
     from timm.utils import ModelEmaV3
 
+    from etfhead.experiment.data.target_scaling import TargetScaling
+    from etfhead.experiment.training.memorization import MemorizationMonitor
+    from etfhead.experiment.training.regression_monitor import RegressionMonitor
+    from etfhead.experiment.training.tail_geometry import TailGeometry
     from etfhead.metrics import CollapseMonitor
 
 __all__ = ["Session", "make_accelerator"]
@@ -86,7 +91,11 @@ class Session:
     steps_per_epoch: int
     share: int
     align_time: float
-    monitor: CollapseMonitor | None
+    monitor: CollapseMonitor | RegressionMonitor | None
+    memorization: MemorizationMonitor | None
+    tail: TailGeometry | None
+    true_val: Tensor | None
+    scaling: TargetScaling | None
 
     @classmethod
     def build(
@@ -115,7 +124,15 @@ class Session:
         """
         options = recipe.arms[arm]
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        raw = build_model(recipe, options, splits.num_classes, seed)
+        facts = LossFacts.of(splits)
+        raw = build_model(
+            recipe,
+            options,
+            splits.num_classes,
+            seed,
+            class_counts=splits.class_counts,
+            target_statistics=facts.target_statistics,
+        )
         raw.to(accelerator.device).to(memory_format=layout)
         heads = head_modules(raw)  # not to be found in a compiled model
         align_time = 0.0
@@ -133,7 +150,9 @@ class Session:
 
             ema = ModelEmaV3(raw, decay=recipe.model_ema_decay, use_warmup=True)
         # Before anything wraps or compiles the model that it looks into.
-        monitor = _build_monitor(raw if ema is None else ema.module, recipe, splits, accelerator)
+        watched = raw if ema is None else ema.module
+        monitor = _build_monitor(watched, recipe, splits, accelerator)
+        memorization = build_memorization_monitor(watched, recipe, splits, accelerator)
         sampler = KeyedBatchSampler(dataset_size(splits.train), recipe.batch_size, seed)
         mixup = build_mixup(recipe, options, splits.num_classes)
         model, optimizer = accelerator.prepare(raw, build_optimizer(recipe, raw))
@@ -152,6 +171,7 @@ class Session:
             )
         stateful = options.loss in STATEFUL_LOSSES
         train: Any = IndexedDataset(splits.train) if stateful else splits.train  # type: ignore[arg-type]
+        criterion = build_loss(recipe, options, raw, facts).to(accelerator.device)
         return cls(
             accelerator=accelerator,
             raw=raw,
@@ -161,7 +181,7 @@ class Session:
             ema=ema,
             optimizer=optimizer,
             scheduler=build_scheduler(recipe, optimizer.optimizer, len(sampler)),
-            criterion=build_loss(recipe, options, raw, LossFacts.of(splits)).to(accelerator.device),
+            criterion=criterion,
             fused=bool(options.fused),
             stateful=stateful,
             mixup=mixup,
@@ -173,6 +193,10 @@ class Session:
             share=share.size,
             align_time=align_time,
             monitor=monitor,
+            memorization=memorization,
+            tail=_build_tail(watched, criterion, recipe, splits, accelerator),
+            true_val=true_share(splits.true_val, accelerator),
+            scaling=splits.targets,
         )
 
     @property
@@ -189,7 +213,8 @@ class Session:
     def train_mode(self) -> None:
         """Training mode, frozen parts in evaluation mode."""
         train_mode(self.model, self.frozen)
-        self.criterion.train()
+        if self.stateful:
+            self.criterion.train()
 
     def share_statistics(self) -> None:
         """Give every process the first one's batch statistics: each has followed its own share's."""
@@ -237,10 +262,26 @@ class Session:
 
 def _build_monitor(
     model: nn.Module, recipe: Recipe, splits: Splits, accelerator: Accelerator
-) -> CollapseMonitor | None:
+) -> CollapseMonitor | RegressionMonitor | None:
     if not recipe.collapse_every:
         return None
     from etfhead.metrics import CollapseMonitor
 
     loader = eval_share(collapse_subset(recipe, splits), recipe, accelerator)
+    if splits.targets is not None:
+        from etfhead.experiment.training.regression_monitor import RegressionMonitor
+
+        return RegressionMonitor(model, loader, splits.num_classes)
     return CollapseMonitor(model, loader, num_classes=splits.num_classes)
+
+
+def _build_tail(
+    model: nn.Module, criterion: nn.Module, recipe: Recipe, splits: Splits, accelerator: Accelerator
+) -> TailGeometry | None:
+    from etfhead.experiment.training.linear_tail import DecayedTail
+
+    if not recipe.collapse_every or not isinstance(criterion, DecayedTail):
+        return None
+    from etfhead.experiment.training.tail_geometry import TailGeometry
+
+    return TailGeometry(model, criterion, eval_share(splits.plain, recipe, accelerator), splits.class_counts)

@@ -9,7 +9,7 @@ from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.task import stand_in_targets
 from etfhead.experiment.training.session import Session
 
-__all__ = ["forward", "names_a_label", "names_the_class", "update_weights", "warm_up"]
+__all__ = ["explained", "forward", "names_a_label", "names_the_class", "update_weights", "warm_up"]
 
 
 def forward(
@@ -54,6 +54,11 @@ def names_a_label(predicted: Tensor, target: Tensor) -> Tensor:
     return target.gather(1, predicted[:, None])
 
 
+def explained(outputs: Tensor, target: Tensor) -> Tensor:
+    """One minus the squared error of standardised targets (B, n), (B,): its mean is the R2 of training."""
+    return 1 - (outputs.detach() - target).square().mean(1)
+
+
 def warm_up(session: Session, recipe: Recipe, num_classes: int) -> None:
     """One step that changes nothing, so that no arm's clock pays for kernels, threads and caches.
 
@@ -62,7 +67,8 @@ def warm_up(session: Session, recipe: Recipe, num_classes: int) -> None:
     images = torch.rand(session.share, recipe.in_chans, recipe.img_size, recipe.img_size)
     buffers = [(buffer, buffer.clone()) for buffer in session.raw.buffers()]
     session.train_mode()
-    session.criterion.eval()  # or it would remember these images
+    if session.stateful:
+        session.criterion.eval()  # or it would remember these images
     forward(session, images, stand_in_targets(recipe, session.share, num_classes))[0].backward()
     with torch.no_grad():
         for buffer, value in buffers:

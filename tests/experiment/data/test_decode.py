@@ -116,6 +116,7 @@ def test_decompression_bombs_are_errors(tmp_path, monkeypatch):
 def test_corrupt_image_in_a_tree_is_named_when_it_is_read(tmp_path, image_tree, make_recipe):
     root = image_tree(tmp_path)
     (root / "test/dog/1.png").write_bytes(b"\x89PNG broken")
-    splits = load_data(make_recipe(dataset="image_folder", data_root=str(root), val_fraction=0.2))
+    recipe = make_recipe(dataset="image_folder", data_root=str(root), unreadable_images="unchecked")
+    splits = load_data(recipe)
     with pytest.raises(DataError, match=r"test/dog/1\.png"):
         splits.test[6]

@@ -4,10 +4,13 @@ import os
 import shutil
 
 import pytest
+from PIL import Image
 
 from etfhead.errors import DataError
-from etfhead.experiment.data import load_data
+from etfhead.experiment.data import load_data, readable
 from etfhead.experiment.data.folder import read_image_folder
+from etfhead.experiment.field_error import FieldError
+from etfhead.experiment.recipe import Arm, Recipe
 
 
 def test_order_and_labels_are_sorted_by_name(tmp_path, image_tree):
@@ -71,10 +74,6 @@ def _class_only_in_train(root):
     shutil.rmtree(root / "test/eel")
 
 
-def _zero_bytes(root):
-    (root / "test/eel/3.png").write_bytes(b"")
-
-
 def _one_class(root):
     for part in ("train", "test"):
         for name in ("dog", "eel"):
@@ -88,7 +87,6 @@ def _one_class(root):
     (_empty_class, "class folder .*train/dog holds no images"),
     (_class_only_in_test, r"1 class folder\(s\) of .*test are not in .*train: cow"),
     (_class_only_in_train, r"1 class folder\(s\) of .*train are not in .*test: eel"),
-    (_zero_bytes, r"image .*test/eel/3\.png is empty \(0 bytes\)"),
     (_one_class, r"holds one class \(cat\); at least two"),
 ])  # fmt: skip
 def test_damaged_trees(tmp_path, image_tree, make_recipe, damage, message):
@@ -129,3 +127,66 @@ def test_folder_items_are_decoded_and_normalised_with_imagenet_constants(tmp_pat
     image, label = splits.test[14]
     assert (image.shape, label) == ((3, 8, 8), 2)
     assert splits.train[0, 1][0].equal(splits.train[0, 2][0])  # no_aug: the key does nothing
+
+
+def test_unreadable_images_are_left_out_counted_and_named(tmp_path, image_tree, make_recipe, monkeypatch):
+    root = image_tree(tmp_path, each=6)
+    good = load_data(make_recipe(dataset="image_folder", data_root=str(root)))
+    assert not any("cannot be decoded" in note for note in good.info["notes"])
+    (root / "train/cat/0.png").write_bytes(b"")
+    (root / "train/cat/2.png").write_bytes((root / "train/cat/2.png").read_bytes()[:-30])
+    Image.new("L", (12, 12)).save(root / "train/eel/9.jpg")
+    (root / "train/eel/9.jpg").write_bytes((root / "train/eel/9.jpg").read_bytes()[:-200])
+    (root / "train/dog/3.png").write_bytes(b"MZ certainly not an image")
+    Image.new("L", (500, 500)).save(root / "test/dog/bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    recipe = make_recipe(dataset="image_folder", data_root=str(root))
+    splits = load_data(recipe)
+    train, test = (note for note in splits.info["notes"] if "cannot be decoded" in note)
+    assert train.startswith(
+        "train/: 4 of 19 image files cannot be decoded: cat/0.png (empty, 0 bytes), cat/2.png ("
+    )
+    for name in ("dog/3.png (UnidentifiedImageError", "eel/9.jpg (OSError"):
+        assert name in train
+    assert test.startswith("test/: 1 of 19 image files cannot be decoded: dog/bomb.png (DecompressionBomb")
+    assert splits.info["sizes"]["test"] == 18
+    assert splits.info["digest"] != good.info["digest"]
+    assert [label for _, label in (splits.test[i] for i in range(18))] == [0] * 6 + [1] * 6 + [2] * 6
+    with pytest.raises(DataError, match=r"train/: 4 of 19 .*replace or remove them"):
+        load_data(make_recipe(dataset="image_folder", data_root=str(root), unreadable_images="stop"))
+    with pytest.raises(DataError, match=r"train/cat/0\.png is empty"):
+        load_data(make_recipe(dataset="image_folder", data_root=str(root), unreadable_images="unchecked"))
+
+
+def test_a_class_without_a_readable_image_stops(tmp_path, image_tree):
+    root = image_tree(tmp_path)
+    for path in (root / "train/dog").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"class folder .*train/dog: none of its images can be decoded; 5 of 15"
+    ):
+        read_image_folder(str(root))
+
+
+def test_every_file_is_decoded_once_a_process(tmp_path, image_tree, monkeypatch):
+    root = image_tree(tmp_path)
+    seen = []
+    decode = readable.decode_unguarded
+    monkeypatch.setattr(
+        readable, "decode_unguarded", lambda path, mode: seen.append(path) or decode(path, mode)
+    )
+    read_image_folder(str(root))
+    assert len(seen) == 30
+    read_image_folder(str(root))
+    assert len(seen) == 30
+    Image.new("RGB", (5, 5)).save(root / "train/cat/0.png")
+    read_image_folder(str(root))
+    assert len(seen) == 31
+
+
+def test_the_knob_is_of_image_folders():
+    with pytest.raises(FieldError, match="no image files"):
+        Recipe(
+            name="t", model="m", dataset="digits", arms={"a": Arm()}, baseline="a", unreadable_images="stop",
+            img_size=8, epochs=1,
+        )  # fmt: skip

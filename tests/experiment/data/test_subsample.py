@@ -48,7 +48,7 @@ def test_step_and_a_stated_maximum():
 
 
 def test_refuses_more_than_a_class_has():
-    with pytest.raises(DataError, match="imbalance_max: class 'cat' has 50 .* would need 55.* null for 40"):
+    with pytest.raises(DataError, match=r"imbalance_max: class 'cat' has 50 .* would need 55.* null for 40"):
         subsample(knobs(imbalance_max=55), LABELS, NAMES, 0)
-    with pytest.raises(DataError, match="imbalance_factor: .*rarest class without an image"):
+    with pytest.raises(DataError, match=r"imbalance_factor: .*rarest class without an image"):
         subsample(knobs(imbalance_factor=41.0), LABELS, NAMES, 0)

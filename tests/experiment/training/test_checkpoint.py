@@ -207,6 +207,18 @@ class FullFile:
         self.file.close()
 
 
+def test_equal_weights_give_equal_files(tmp_path):
+    """safetensors itself writes the metadata in another order each time."""
+    tensors = {"b": torch.arange(5.0), "a": torch.ones(2, 3, dtype=torch.int8), "c": torch.zeros(0)}
+    labels = {"recipe": "ä", "arm": "etf", "seed": 3, "epoch": 7}
+    written = {save_weights(tmp_path / "x", tensors, **labels).read_bytes() for _ in range(20)}
+    assert len(written) == 1
+    assert int.from_bytes(next(iter(written))[:8], "little") % 8 == 0
+    back = load_file(tmp_path / "x")
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
 def test_weights_file(tmp_path):
     tensors = {"fc.weight": torch.arange(6.0).view(2, 3).T, "fc.bias": torch.zeros(3)}
     path = save_weights(tmp_path / "last.safetensors", tensors, arm="etf", seed=3, epoch=7)

@@ -15,6 +15,7 @@ from etfhead.experiment.recipe import Arm
 from tests.experiment.conftest import Loaded
 
 TIMES = ("train_time", "align_time", "epoch_time", "images_per_s", "collapse_time")
+OF_TIMES = ("metrics.jsonl", "sha256")  # checksums of what holds measured times
 
 
 def assert_same(a, b, where=""):
@@ -24,7 +25,7 @@ def assert_same(a, b, where=""):
         assert torch.equal(a, b), where
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), where
-        for key in a.keys() - set(TIMES):
+        for key in a.keys() - {*TIMES, *OF_TIMES}:
             assert_same(a[key], b[key], f"{where}/{key}")
     elif isinstance(a, list | tuple):
         assert len(a) == len(b), where
@@ -184,16 +185,39 @@ def test_other_data_are_refused_and_nothing_changes(run, recipe, splits, tmp_pat
     }
 
 
-def test_damaged_result_is_evaluated_again(run, recipe, tmp_path):
+def test_damaged_result_is_evaluated_again(run, recipe, tmp_path, capsys):
     out = run(recipe, tmp_path / "out")
     result = out / "arms/etf/seed0/result.json"
     good = result.read_bytes()
-    result.write_bytes(good[:100])
-    with pytest.raises(CheckpointError, match=r"result\.json: damaged .*delete it"):
+    for bad in (good[:100], good.replace(b'"test_top1": 2', b'"test_top1": 3'), b"[]"):
+        assert bad != good
+        result.write_bytes(bad)
+        capsys.readouterr()
         run(recipe, out, resume=True)
+        assert f"refused {result}: damaged" in capsys.readouterr().err
+        assert result.read_bytes() == good
     result.unlink()
     run(recipe, out, resume=True)
     assert result.read_bytes() == good
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors", "metrics.jsonl"])
+def test_damaged_files_of_a_finished_arm_are_restored_from_its_checkpoint(
+    run, recipe, tmp_path, name, capsys
+):
+    out = run(recipe, tmp_path / "out")
+    path = out / "arms/etf/seed0" / name
+    good = path.read_bytes()
+    for bad in (good[:-7], good[:-7] + bytes([good[-7] ^ 1]) + good[-6:], None):
+        path.unlink() if bad is None else path.write_bytes(bad)
+        capsys.readouterr()
+        run(recipe, out, resume=True)
+        assert f"refused {path}: {'missing' if bad is None else 'damaged'}" in capsys.readouterr().err
+        assert path.read_bytes() == good
+    path.unlink()
+    (path.parent / "state.pt").unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: missing, but no checkpoint is left"):
+        run(recipe, out, resume=True)
 
 
 def test_result_and_weights_tell_where_they_come_from(reference):

@@ -1,0 +1,43 @@
+"""Some classes of a data set alone, numbered anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from etfhead.errors import DataError
+from etfhead.experiment.data.images import Images, Source
+
+__all__ = ["keep_classes"]
+
+
+def keep_classes(source: Source, classes: Sequence[int]) -> Source:
+    """The images of these classes, in both parts; the first one named becomes class 0, and so on.
+
+    Args:
+        source: A data set with one class an image.
+        classes: Which, by their numbers in the data set.
+
+    Raises:
+        DataError: If the data set has no such class.
+
+    >>> from etfhead.experiment.data.synthetic import read_synthetic
+    >>> small = keep_classes(read_synthetic(8, 1), [7, 2])
+    >>> small.class_names, len(small.train), sorted(set(small.train.labels.tolist()))
+    (('pattern 7', 'pattern 2'), 64, [0, 1])
+    """
+    K = len(source.class_names)
+    for number in classes:
+        if not 0 <= number < K:
+            raise DataError(f"classes: {number} is not one of the data set's, which go from 0 to {K - 1}")
+    numbers = np.full(K, -1, dtype=np.int64)
+    numbers[list(classes)] = np.arange(len(classes))
+
+    def kept(part: Images) -> Images:
+        chosen = part.subset(np.flatnonzero(numbers[part.labels] >= 0))
+        return replace(chosen, labels=numbers[chosen.labels])
+
+    names = tuple(source.class_names[number] for number in classes)
+    return replace(source, train=kept(source.train), test=kept(source.test), class_names=names)

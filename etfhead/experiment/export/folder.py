@@ -1,0 +1,74 @@
+"""An export folder is the old one or the new one, never half of each, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["CARD", "CONFIG", "WEIGHTS_FILE", "check_target", "replace_folder"]
+
+CONFIG = "config.json"
+CARD = "README.md"
+WEIGHTS_FILE = {
+    "timm": "model.safetensors",
+    "safetensors": "model.safetensors",
+    "onnx": "model.onnx",
+    "torch-export": "model.pt2",
+}
+_OWN = {CONFIG, CARD, *WEIGHTS_FILE.values(), "model.onnx.data"}
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that an export must not touch. Nothing is written.
+
+    Raises:
+        ValueError: ``out`` is a file, holds other files than an export's, or an export without ``overwrite``.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ValueError(f"out: {out} is not a folder; name one that is empty or does not exist with --out")
+    present = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if not present:
+        return
+    if foreign := sorted(present - _OWN):
+        raise ValueError(
+            f"out: {out} holds files that are not an export of etfhead ({', '.join(foreign[:3])}); "
+            "choose another folder with --out"
+        )
+    if not overwrite:
+        raise ValueError(f"out: {out} holds an export; --overwrite replaces it, --out writes elsewhere")
+
+
+def replace_folder(out: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill`` write into a new folder beside ``out``, which takes its name only when all went well.
+
+    Args:
+        out: The folder; :func:`check_target` allowed it.
+        fill: Writes, and checks what it wrote.
+
+    Raises:
+        OSError: The disk is full or unwritable; ``out`` is then as before.
+    """
+    fresh, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("new", "old"))
+    try:
+        fresh.mkdir(parents=True)
+        fill(fresh)
+        for path in fresh.iterdir():
+            _sync(path)
+        if out.exists():
+            os.replace(out, old)
+        try:
+            os.replace(fresh, out)
+        except OSError:
+            if old.exists():
+                os.replace(old, out)
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

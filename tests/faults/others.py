@@ -1,0 +1,159 @@
+"""A full disk, two runs in one folder, and numbers that stop being finite."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.faults.kills import Outcome, at_step
+from tests.faults.runs import call, compare, finished_files, in_process, start, wait
+
+__all__ = ["full_disk", "full_disk_at_steps", "not_finite", "two_runs"]
+
+
+def full_disk(recipe: Path, whole: Path, kilobytes: list[int]) -> Iterator[Outcome]:
+    """Run on a file system of that size: a tmpfs where this user may mount one, else a limit on files' sizes.
+
+    Args:
+        recipe: Its file.
+        whole: Folder of the uninterrupted run.
+        kilobytes: Sizes, too small for the run.
+    """
+    place = whole.with_name("disk")
+    place.mkdir(exist_ok=True)
+    for size in kilobytes:
+        out = place / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        mounted = _mount(place, size)
+        try:
+            what = f"{'tmpfs' if mounted else 'files'} of {size} kB"
+            limit = _nothing if mounted else _limit_files(size)
+            ended = in_process(call(["run", recipe, "--out", out], before=limit), place.with_suffix(".log"))
+            if not _refused(ended.code, ended.told, "No space left", "File too large", "Disk quota"):
+                yield what, f"exit code {ended.code}: {ended.told[-300:]}"
+                continue
+            done = finished_files(out)
+            if mounted:
+                subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
+            yield what, _goes_on(recipe, whole, out, done)
+        finally:
+            if mounted:
+                subprocess.run(["umount", str(place)], check=True)
+
+
+def full_disk_at_steps(recipe: Path, whole: Path, steps: list[int]) -> Iterator[Outcome]:
+    """Let one file operation fail with ENOSPC, wherever it is, and go on when there is space again."""
+    out = whole.with_name("full")
+    for step in steps:
+        shutil.rmtree(out, ignore_errors=True)
+        command = call(["run", recipe, "--out", out], before=lambda at=step: at_step(at, _no_space))
+        ended = in_process(command, out.with_suffix(".log"))
+        done = finished_files(out)
+        if ended.code != 0 and not _refused(ended.code, ended.told, "No space left"):
+            yield f"ENOSPC at file step {step}", f"exit code {ended.code}: {ended.told[-300:]}"
+            continue
+        yield f"ENOSPC at file step {step}", _goes_on(recipe, whole, out, done)
+
+
+def _no_space() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _nothing() -> None:
+    return
+
+
+def _limit_files(kilobytes: int) -> Callable[[], None]:
+    import resource  # Windows has none
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+
+    return limit
+
+
+def _mount(place: Path, kilobytes: int) -> bool:
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        return False
+    words = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def _refused(code: int, told: str, *reasons: str) -> bool:
+    return code == 2 and "Traceback" not in told and any(reason in told for reason in reasons)
+
+
+def _goes_on(recipe: Path, whole: Path, out: Path, done: dict[Path, bytes]) -> str:
+    ended = in_process(call(["run", recipe, "--out", out, "--resume"]), out.with_suffix(".log"))
+    if ended.code != 0:
+        return f"resume failed with exit code {ended.code}: {ended.told[-300:]}"
+    if lost := [str(path) for path, data in done.items() if not path.exists() or path.read_bytes() != data]:
+        return f"finished files changed: {lost}"
+    return f"other numbers: {wrong}" if (wrong := compare(whole, out)) else ""
+
+
+def not_finite(recipe: Path, whole: Path, *, report: bool = True) -> Outcome:
+    """A loss that is NaN inside the second arm: it stops, says where, and keeps the last good state."""
+    what, out = "NaN in the second epoch of the second arm", whole.with_name("nan")
+    shutil.rmtree(out, ignore_errors=True)
+    words = ["run", recipe, "--out", out]
+    ended = in_process(call(words, before=_spoil_a_loss, report=report), out.with_suffix(".log"))
+    kept = out / "arms/etf/seed0/state.pt"
+    named = ("arm 'etf', seed 0", "the loss is not finite", "epoch 2", f"last good checkpoint: {kept}")
+    if not ended.refused or not all(part in " ".join(ended.told.split()) for part in named):
+        return what, f"exit code {ended.code}: {ended.told[-300:]}"
+    ended = in_process(call([*words, "--resume"], report=report), out.with_suffix(".log"))
+    return what, f"{compare(whole, out)}" if ended.code or compare(whole, out) else ""
+
+
+def _spoil_a_loss() -> None:
+    from etfhead.experiment.training import engine
+
+    plain, seen = engine.forward, []
+
+    def forward(session, images, target, *index):
+        loss, *rest = plain(session, images, target, *index)
+        seen.append(None)
+        middle = session.steps_per_epoch * _epochs[0] + session.steps_per_epoch + 3
+        return (loss * float("nan") if len(seen) == middle else loss), *rest
+
+    _epochs: list[int] = []
+    plain_fit = engine.Trainer.fit
+
+    def fit(trainer, bar):
+        _epochs[:] = [trainer.recipe.epochs]
+        plain_fit(trainer, bar)
+
+    engine.forward, engine.Trainer.fit = forward, fit
+
+
+def two_runs(recipe: Path, whole: Path, *, report: bool = True) -> Iterator[Outcome]:
+    """A second run of a folder is refused and named, whatever it wants; the first one never notices."""
+    out = whole.with_name("shared")
+    shutil.rmtree(out, ignore_errors=True)
+    first = start(call(["run", recipe, "--out", out], report=report), out.with_suffix(".log"))
+    while not (out / "data.json").exists():
+        time.sleep(0.005)
+    os.kill(first.pid, signal.SIGSTOP)  # in the middle, for as long as it takes
+    for words in ([], ["--resume"], ["--overwrite"]):
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        ended = in_process(
+            call(["run", recipe, "--out", out, *words], report=report), out.with_suffix(".second")
+        )
+        good = ended.refused and f"in use by process {first.pid} on " in ended.told
+        good &= before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        yield (
+            f"a second run {' '.join(words)}".strip(),
+            "" if good else f"exit code {ended.code}: {ended.told[-300:]}",
+        )
+    os.kill(first.pid, signal.SIGCONT)
+    ended = wait(first)
+    wrong = compare(whole, out)
+    yield "the first run, meanwhile stopped", "" if ended.code == 0 and not wrong else f"{ended} {wrong}"
