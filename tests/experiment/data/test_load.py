@@ -179,8 +179,8 @@ def test_positions_outside_a_split_are_index_errors(make_recipe, options):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_stops_the_loader_with_one_line(tmp_path, image_tree, make_recipe, workers):
     root = image_tree(tmp_path)
-    (root / "test/dog/1.png").write_bytes(b"\x89PNG broken")
     splits = load_data(make_recipe(dataset="image_folder", data_root=str(root), val_fraction=0.2))
+    (root / "test/dog/1.png").write_bytes(b"\x89PNG broken")  # it breaks after it was checked
     with pytest.raises(DataError, match=r"^cannot decode image .*test/dog/1\.png") as caught:
         list(make_eval_loader(splits.test, 4, workers=workers))
     assert "\n" not in str(caught.value)
