@@ -94,6 +94,7 @@ def run_all(place: Path, *, runs: int = _KILLS, flips: int = 8) -> list[dict[str
         ("markup in reports", payloads.scripts_in_reports(little, folder("markup")),
          lambda: "0 active elements"),
     ]  # fmt: skip
+    print(f"{'FAULT':<33}{'TRIED':>7}{'SURVIVED':>10}{'SECONDS':>9}  DETAIL")
     return [_row(name, outcomes, detail) for name, outcomes, detail in rows]
 
 
@@ -111,13 +112,15 @@ def _row(name: str, outcomes: Iterable[kills.Outcome], detail: Callable[[], str]
     found = list(tqdm(outcomes, desc=name, leave=False, disable=None))
     failed = {what: wrong for what, wrong in found if wrong}
     words = detail() if not failed else next(iter(failed.values()))[:60]
+    seconds = time.perf_counter() - began
+    print(f"{name:<33}{len(found):>7}{len(found) - len(failed):>10}{seconds:>9.0f}  {words}", flush=True)
     return {
         "fault": name,
         "tried": len(found),
         "survived": len(found) - len(failed),
         "detail": words,
         "failed": failed,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(seconds, 1),
     }
 
 
@@ -138,11 +141,6 @@ def main() -> int:
     finally:
         if args.keep is None:
             shutil.rmtree(place, ignore_errors=True)
-    print(f"{'FAULT':<33}{'TRIED':>7}{'SURVIVED':>10}{'SECONDS':>9}  DETAIL")
-    for row in rows:
-        print(
-            f"{row['fault']:<33}{row['tried']:>7}{row['survived']:>10}{row['seconds']:>9.0f}  {row['detail']}"
-        )
     failed = {f"{row['fault']}: {what}": wrong for row in rows for what, wrong in row["failed"].items()}
     for what, wrong in failed.items():
         print(f"FAILED {what}: {wrong}")

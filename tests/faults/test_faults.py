@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pickle
-import random
 import shutil
 import sys
 
@@ -152,5 +151,5 @@ def test_the_page_reader_sees_active_content(tmp_path):
 def test_the_whole_table(tmp_path):
     from tests.faults.__main__ import run_all
 
-    rows = run_all(tmp_path, runs=20, flips=random.Random(0).randrange(2, 9))
+    rows = run_all(tmp_path, runs=20, flips=2)
     assert {row["fault"]: row["failed"] for row in rows if row["failed"]} == {}
