@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS
 from benchmarks.head_sides import Size
+from benchmarks.loss_table import with_columns
 from etfhead.experiment.report import study_tables
 from etfhead.experiment.report.by_epoch import shown_epochs
 from etfhead.experiment.report.document import Table
@@ -23,7 +24,7 @@ from etfhead.experiment.report.study_verdict import equal_loss_sentence
 
 _ROOT = Path(__file__).parent.parent
 PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- results: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -246,6 +247,13 @@ def label_losses(name: str) -> str:
     return _table(["loss", "time over cross-entropy, median [quartiles]", "fastest over fastest", ""], rows)
 
 
+def loss_columns(name: str, table: str) -> str:
+    """A card's table of losses with its last columns: cost, and the last epoch at 40 % symmetric noise."""
+    measured = (RESULTS / f"{name}.json").is_file()
+    setting = _load(name)["results"]["settings"]["sym40"]["summary"] if measured else None
+    return with_columns(table, _load("noise_losses_cpu")["results"], setting)
+
+
 def study(name: str) -> str:
     """A study: the primary figure of every arm in every setting, at the last and at the best epoch."""
     summary = _load(name)["results"]
@@ -359,15 +367,22 @@ VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@V
 }
 
 
-def written(marker: str) -> str:
-    """The table of a marker: a result's name, or NAME@VIEW."""
+COLUMNS: dict[str, Callable[[str, str], str]] = {  # of a table that is written by hand
+    "loss_columns": loss_columns,
+}
+
+
+def written(marker: str, present: str = "") -> str:
+    """The table of a marker: a result's name, or NAME@VIEW; ``present`` is what stands there now."""
     name, _, view = marker.partition("@")
+    if view in COLUMNS:
+        return COLUMNS[view](name, present)
     return VIEWS[view](name) if view else WRITERS[name](name)
 
 
 def filled(text: str) -> str:
     """A page with every block written anew."""
-    return _BLOCK.sub(lambda m: f"{m[1]}{written(m[2])}\n{m[3]}", text)
+    return _BLOCK.sub(lambda m: f"{m[1]}{written(m[2], m[3])}\n{m[4]}", text)
 
 
 def main() -> None:

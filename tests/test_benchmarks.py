@@ -258,6 +258,62 @@ def test_noise_losses_table_goes_from_cheap_to_dear(tmp_path, monkeypatch):
     assert second == "| `slow` | 4.00 [3.90, 4.20] | 4.05 | a row for each sample too |"
 
 
+def _arm(head, neck, loss, *values):
+    spread = {"mean": sum(values) / len(values), "values": dict(zip("012", values, strict=False))}
+    return {"settings": {"head": head, "neck": neck, "loss": loss}, "figures": {"test_top1_last": spread}}
+
+
+def test_columns_of_a_table_of_losses_are_filled_and_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    costs = {"cross_entropy": 1.0, "mean_absolute_error": 1.25}
+    rows = [{"loss": name, "ratio_to_cross_entropy": {"median": cost}} for name, cost in costs.items()]
+    _write(tmp_path, "noise_losses_cpu", rows)
+    table = "| loss | formula |\n|---|---|\n| `CrossEntropyLoss` | -log p |\n"
+    table += "| `MeanAbsoluteErrorLoss` (2017) | \\|\\|p - e\\|\\| |\n| `ETFDotLoss` | -z |\n"
+    page = f"a\n<!-- results: x@loss_columns -->\n{table}<!-- end -->\nb"
+    bare = readme.filled(page)
+    assert bare.splitlines()[2:7] == [
+        "| loss | formula | cost |",
+        "| --- | --- | ---: |",
+        "| `CrossEntropyLoss` | -log p | 1.00 |",
+        "| `MeanAbsoluteErrorLoss` (2017) | \\|\\|p - e\\|\\| | 1.25 |",
+        "| `ETFDotLoss` | -z |  |",
+    ]
+    assert readme.filled(bare) == bare
+    arms = {
+        "stock": _arm("linear", "none", "cross_entropy", 1.0, 1.0, 1.0),  # not behind the fixed heads' neck
+        "plain": _arm("linear", "batchnorm", "cross_entropy", 60.0, 61.0, 62.0),
+        "mae": _arm("linear", "batchnorm", "mean_absolute_error", 64.0, 66.0, 68.0),
+        "etf": _arm("etf", "batchnorm", "cross_entropy", 70.0),
+        "dot": _arm("etf", "batchnorm", "etf_dot", 69.0),
+    }
+    settings = {"sym40": {"summary": {"arms": arms}}}
+    (tmp_path / "x.json").write_text(json.dumps({"results": {"settings": settings}}))
+    full = readme.filled(bare)
+    assert full.splitlines()[2:7:2] == [
+        "| loss | formula | cost | learnable | fixed |",
+        "| `CrossEntropyLoss` | -log p | 1.00 | 61.0 | 70.0 |",
+        "| `ETFDotLoss` | -z |  |  | 69.0 (-1.0) |",
+    ]
+    # Differences 4, 5, 6: their mean, and 4.303 standard errors of 1/sqrt(3) beside it.
+    assert full.splitlines()[5].endswith("| 1.25 | 66.0 (+5.0 [+2.5, +7.5]) |  |")
+    assert readme.filled(full) == full
+
+
+def test_every_loss_for_wrong_labels_is_in_the_table_with_its_cost():
+    from benchmarks import loss_table
+    from etfhead import losses
+
+    page = next(page for page in readme.PAGES if page.name == "label_noise_losses.md").read_text()
+    lines = page.split("@loss_columns -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
+    named = [line.split("`")[1] for line in lines]
+    assert sorted(named) == sorted(loss_table._NAMES)
+    members = noise_losses.stateless(3, "cpu").values()
+    timed = {type(loss).__name__ for loss in members if isinstance(loss, torch.nn.Module)}
+    assert timed | {"LogitClipLoss"} <= set(named)
+    assert all(hasattr(losses, name) for name in named if name != "CrossEntropyLoss")
+
+
 def _study(folder):
     """The folder of a finished study, as far as its report reads it."""
     for setting, tops in {"clean": (90.0, 91.0), "noisy": (70.0, 72.0)}.items():

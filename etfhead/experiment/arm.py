@@ -35,8 +35,7 @@ class Arm:
     ] = field(
         default="linear",
         metadata=knob(
-            "linear, cosine: learnable; etf, multilabel_etf, regression: fixed; class_mean, delta, guided: "
-            "follow"
+            "linear, cosine: learnable; etf, multilabel_etf, regression: fixed; others follow features"
         ),
     )
     loss: LossName = field(

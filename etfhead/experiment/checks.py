@@ -11,6 +11,7 @@ from etfhead.experiment.arm_checks import STATEFUL_LOSSES, check_task
 from etfhead.experiment.field_error import FieldError
 from etfhead.experiment.long_tail_checks import check_long_tail
 from etfhead.experiment.noise_checks import check_noise
+from etfhead.experiment.ood_checks import DOWNLOADED, check_ood
 from etfhead.experiment.regression_checks import check_regression
 from etfhead.experiment.task import COMPOSED, is_multilabel, is_regression
 
@@ -76,6 +77,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_images(recipe)
     _check_data(recipe)
     check_noise(recipe)
+    check_ood(recipe)
     _check_training(recipe)
     _check_task(recipe)
     check_long_tail(recipe)
@@ -139,9 +141,10 @@ def _check_data(recipe: Recipe) -> None:
     kind = recipe.dataset.removeprefix("multilabel_")
     if kind in ("digits", "synthetic") and recipe.data_root is not None:
         raise FieldError(("data_root",), f"dataset: {recipe.dataset} reads no folder; remove it")
-    if recipe.download and kind in ("digits", "synthetic", "image_folder", "npz"):
+    local = kind in ("digits", "synthetic", "image_folder", "npz") and recipe.ood_dataset not in DOWNLOADED
+    if recipe.download and local:
         raise FieldError(("download",), f"dataset: {recipe.dataset} cannot be downloaded; remove it")
-    if recipe.unreadable_images != "leave_out" and recipe.dataset != "image_folder":
+    if recipe.unreadable_images != "leave_out" and "image_folder" not in (recipe.dataset, recipe.ood_dataset):
         raise FieldError(("unreadable_images",), f"dataset: {recipe.dataset} has no image files; remove it")
     for key in ("train_images_per_set", "eval_images_per_set"):
         if getattr(recipe, key) is not None and recipe.dataset not in COMPOSED:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["FREQUENCIES", "ClassFrequency", "frequency_groups", "is_long_tailed"]
 
@@ -76,6 +78,7 @@ class ClassFrequency:
         device: Of the sums.
         dtype: Of the sums.
 
+    >>> import torch
     >>> frequency = ClassFrequency([500, 50, 5], torch.device("cpu"), torch.float64)
     >>> frequency.update(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 2]))
     >>> frequency.figures(frequency.sums)
@@ -85,6 +88,8 @@ class ClassFrequency:
     """
 
     def __init__(self, class_counts: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
+        import torch  # here, since reports read the groups and do not load it
+
         self.groups, self.rule = frequency_groups(class_counts)
         counts = torch.tensor(list(class_counts))
         self._ranked = counts.argsort(descending=True, stable=True).tolist()
@@ -94,7 +99,7 @@ class ClassFrequency:
         """Count a batch of classes (B,)."""
         hits = (predicted == target).to(self.sums.dtype)
         self.sums[0].index_add_(0, target, hits)
-        self.sums[1].index_add_(0, target, torch.ones_like(hits))
+        self.sums[1].index_add_(0, target, hits.new_ones(len(hits)))
 
     def figures(self, sums: Tensor) -> dict[str, float]:
         """Mean over a group's classes of their accuracies, in percent, of the sums of all processes.

@@ -74,3 +74,12 @@ class DataKnobs:
         default=False,
         metadata=knob("every seed draws its own label noise and rare classes; false: split_seed draws them"),
     )
+    ood_dataset: (
+        Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "npz", "synthetic"] | None
+    ) = field(
+        default=None,
+        metadata=knob("tell its test images from this data set's at the end: digits, npz, ...; null = none"),
+    )
+    ood_root: str | None = field(
+        default=None, metadata=knob("folder (npz: file) of that data set; null = the usual places")
+    )

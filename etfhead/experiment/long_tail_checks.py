@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etfhead.experiment.field_error import FieldError
+from etfhead.experiment.loss_names import MULTILABEL_LOSSES
 from etfhead.experiment.task import is_multilabel
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ def check_long_tail_arm(arm: Arm) -> None:
         )
     if arm.frame in COUNTED_FRAMES and arm.head == "multilabel_etf":
         raise FieldError(("frame",), f"{arm.frame} counts one class an image; write head: etf")
+    if arm.frame in COUNTED_FRAMES and arm.orient not in (None, "none"):
+        raise FieldError(
+            ("orient",), f"turns a simplex to the data in place of frame: {arm.frame}; remove one"
+        )
     if arm.reweight_from is not None and arm.loss not in REWEIGHTED_LOSSES:
         raise FieldError(("reweight_from",), f"only with loss: {', '.join(REWEIGHTED_LOSSES)}; remove it")
     if arm.reweight_beta is not None and arm.reweight_from is None:
@@ -59,6 +64,8 @@ def check_long_tail_arm(arm: Arm) -> None:
     if arm.fused and (arm.reweight_from is not None or arm.posthoc is not None):
         option = "posthoc" if arm.reweight_from is None else "reweight_from"
         raise FieldError((option,), "not with fused: true, which never holds the logits; remove one")
+    if arm.posthoc is not None and arm.loss in MULTILABEL_LOSSES:
+        raise FieldError(("posthoc",), f"of one class an image, and loss: {arm.loss} has several; remove it")
     if arm.posthoc is not None and arm.loss in ("logit_adjusted", "balanced_softmax"):
         raise FieldError(("posthoc",), f"loss: {arm.loss} has adjusted in training already; remove one")
     if arm.tail_decay is not None and (arm.head != "linear" or arm.neck not in (None, "none")):

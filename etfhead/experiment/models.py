@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from timm.layers import create_act_layer
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -113,10 +112,12 @@ def etfhead_mlp(
         norm: ``"batchnorm"`` before each activation, or ``"none"``.
         bias: Of the hidden layers and of the classifier.
         drop_rate: Dropout before the classifier.
+        **of_timm: What timm hands to every entry point; has no effect.
 
     Raises:
         ValueError: If an option is none of these.
 
+    >>> import torch
     >>> model = etfhead_mlp(num_classes=3, img_size=4, widths=[8], linear_widths=[5])
     >>> model(torch.zeros(2, 1, 4, 4)).shape, model.num_features
     (torch.Size([2, 3]), 5)
@@ -160,7 +161,12 @@ def etfhead_cnn(
         features: Units of the layer between the pooled map and the classifier, with activation; 0 for none.
         act_layer: Any activation of timm, or ``"identity"``.
         drop_rate: Dropout before the classifier.
+        **of_timm: What timm hands to every entry point; has no effect.
 
+    Raises:
+        ValueError: If an option is none of these.
+
+    >>> import torch
     >>> etfhead_cnn(num_classes=3, channels=[4, 8], features=6)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 3])
     """

@@ -47,6 +47,10 @@ def check_noise(recipe: Recipe) -> None:
             raise FieldError((key,), "excludes noise_kind: labels come from a file or are drawn; keep one")
         if recipe.classes is not None:
             raise FieldError((key,), "numbers all classes of the data set; remove classes")
+    if recipe.redraw and kind is None and recipe.imbalance_factor is None:
+        raise FieldError(
+            ("redraw",), "has no effect without noise_kind or imbalance_factor: nothing else is drawn; remove it"
+        )
     _check_classes(recipe)
 
 

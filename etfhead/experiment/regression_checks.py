@@ -67,6 +67,8 @@ def _check_arm(name: str, arm: Arm, dataset: str) -> None:
         )
     if is_oriented(arm):
         raise FieldError(("arms", name, "orient"), "class means need classes; remove it on regression data")
+    if arm.posthoc is not None:
+        raise FieldError(("arms", name, "posthoc"), "class shares need classes; remove it on regression data")
     options = dict(arm.loss_options or {})
     whiten = options.pop("whiten", False)
     if options or not isinstance(whiten, bool):

@@ -10,11 +10,20 @@ from torch import Tensor
 
 from etfhead.frames.ufm import checked_covariance, spectral_map
 
-__all__ = ["TargetStatistics", "check_independent", "inverse_root", "target_statistics", "varies"]
+__all__ = [
+    "TargetStatistics",
+    "check_independent",
+    "check_scales",
+    "inverse_root",
+    "target_statistics",
+    "varies",
+]
 
 _CONSTANT = 1e-12  # standard deviation of a constant target, relative to its largest number
 _DEPENDENT = 1e-10  # smallest eigenvalue of the correlations of targets that depend on each other
 _NO_VARIANCE = 1e-10  # eigenvalues of a singular covariance that count as zero, relative to the largest
+_CLEARLY = 1e-6  # smallest eigenvalue of the correlations of targets that clearly do not
+_WHITE = 1e-3  # how far variances of whitened targets may be from 1
 _NAMED = 1e-3  # smallest share, in standard deviations, of a target that an error message names
 _TERMS = 6  # most targets that it names
 
@@ -71,6 +80,11 @@ def target_statistics(targets: Any) -> TargetStatistics:
     centred = centred - centred.mean(0)  # the rounding of a mean that is large beside the spread
     spread = centred.square().mean(0).sqrt()
     _refuse_constant(spread <= _CONSTANT * values.abs().amax(0), "the same number in every sample")
+    if not spread.square().sum().isfinite():
+        raise ValueError(
+            f"targets: numbers up to {values.abs().max().item():.3g} have no variance in float64; give them "
+            "in another unit"
+        )
     return TargetStatistics(mean, centred.T @ centred / len(values))
 
 
@@ -129,6 +143,33 @@ def inverse_root(covariance: Tensor, *, pseudo: bool = False) -> Tensor:
 def varies(eigenvalues: Tensor, *, pseudo: bool) -> Tensor:
     """Which eigenvalues of a covariance count: with ``pseudo`` not those that may be rounding."""
     return eigenvalues > (_NO_VARIANCE * eigenvalues.max() if pseudo else 0.0)
+
+
+def check_scales(covariance: Tensor, whitening: Tensor) -> None:
+    """Refuse targets of which rounding hides some, because others are so much larger.
+
+    Args:
+        covariance: (n, n) float64; singular ones are judged in the directions that vary.
+        whitening: What :func:`inverse_root` made of it.
+
+    Raises:
+        ValueError: If the whitened targets are not white.
+
+    >>> unlike = torch.diag(torch.tensor([1e12, 1.0], dtype=torch.float64))
+    >>> check_scales(unlike, inverse_root(unlike))
+    >>> check_scales(unlike, inverse_root(unlike, pseudo=True))
+    Traceback (most recent call last):
+    ValueError: targets: standard deviations from 1 to 1e+06 are too unlike to tell the small ones from ...
+    """
+    spread = covariance.diagonal().sqrt()
+    rank = int((torch.linalg.eigvalsh(covariance / torch.outer(spread, spread)) > _CLEARLY).sum())
+    white = torch.linalg.eigvalsh(whitening @ covariance @ whitening)
+    if bool((white[-rank:] - 1).abs().max() > _WHITE):
+        raise ValueError(
+            f"targets: standard deviations from {spread.min().item():.3g} to {spread.max().item():.3g} are "
+            "too unlike to tell the small ones from rounding; standardise the targets, or give them in other "
+            "units"
+        )
 
 
 def _checked(statistics: TargetStatistics) -> TargetStatistics:

@@ -14,6 +14,7 @@ from etfhead.frames.regression import RegressionFrame
 from etfhead.frames.target_moments import (
     TargetStatistics,
     check_independent,
+    check_scales,
     inverse_root,
     target_statistics,
     varies,
@@ -70,7 +71,8 @@ class RegressionHead(FeatureHead):
         - output: (..., n).
 
     Raises:
-        ValueError: If n > d, targets are missing, not finite, constant or dependent, or options contradict.
+        ValueError: If n > d, targets are missing, not finite, constant, dependent or of scales too unlike for
+            float64, or options contradict.
 
     Attributes:
         first_frame: The :class:`~etfhead.frames.RegressionFrame` it was built with; a checkpoint may have
@@ -142,6 +144,7 @@ class RegressionHead(FeatureHead):
             "target_covariance": statistics.covariance,
         }
         self._whitening = inverse_root(statistics.covariance, pseudo=allow_singular)
+        check_scales(statistics.covariance, self._whitening)
         like = torch.empty(0, device=device, dtype=dtype)
         for name, value in self._exact.items():
             self.register_buffer(name, like.new_empty(value.shape))
@@ -266,7 +269,8 @@ class RegressionConvHead(RegressionHead):
 def _checked_energy(feature_energy: float | str, in_features: int) -> float:
     if feature_energy == "auto":
         return float(in_features)
-    if isinstance(feature_energy, bool | str) or not 0 < feature_energy < math.inf:
+    number = isinstance(feature_energy, int | float) and not isinstance(feature_energy, bool)
+    if not number or not 0 < feature_energy < math.inf:
         raise ValueError(f"feature_energy={feature_energy!r}: expected a positive number or 'auto'")
     return float(feature_energy)
 

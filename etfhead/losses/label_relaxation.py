@@ -54,7 +54,7 @@ def _per_sample(log_p: Tensor, target: Tensor, *, alpha: float) -> Tensor:
         # Clamped, so that the branch not taken has a finite gradient.
         short = x.clamp(max=enough)
         divergence = -(1.0 - alpha) * short - alpha * torch.log1p(-short.exp()) - own
-        return torch.where(x < enough, divergence, 0.0)
+        return torch.where(x >= enough, 0.0, divergence)  # NaN stays NaN
 
     return expected(of_class, log_p, target)
 

@@ -189,6 +189,8 @@ def _backward(log_p: Tensor, target: Tensor, inverse: Tensor) -> Tensor:
     else:
         with torch.autocast(log_p.device.type, enabled=False):
             weights = target @ inverse
+        if weights.requires_grad:
+            return -(weights * log_p).sum(1)
     return -class_sums(log_p, target, Weighed(weights))[1]
 
 

@@ -12,6 +12,7 @@ from etfhead import heads
 from etfhead.surgery.classifiers import find_classifiers, inner_model, layer_sizes
 from etfhead.surgery.head_factory import HEADS, build_head, check_options, checked_count
 from etfhead.surgery.layer_checks import check_unwrapped
+from etfhead.surgery.parallel import mark_fixed_buffers, unmark_fixed_buffers
 
 __all__ = ["find_heads", "fold_head", "swap_head"]
 
@@ -97,6 +98,7 @@ def swap_head(
             model.set_submodule(name, module)
             if num_classes is not None:
                 _announce(model, name, num_classes, layer_sizes(layers[name])[1])
+    mark_fixed_buffers(model)
     return model
 
 
@@ -138,6 +140,7 @@ def fold_head(model: M) -> M:
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if id(module) in folded:
             model.set_submodule(name, folded[id(module)])
+    unmark_fixed_buffers(model)
     return model
 
 

@@ -76,7 +76,7 @@ def test_evaluation_by_frequency_and_after_the_fact():
     for posthoc in (None, 1.5):
         shown = logits if posthoc is None else adjust_logits(logits, counts, tau=posthoc)
         recall = [100 * (shown[target == k].argmax(1) == k).double().mean().item() for k in range(3)]
-        found = evaluate(model, batches, posthoc=posthoc, by_rank=True, **options)
+        found = evaluate(model, batches, posthoc=posthoc, detailed=True, **options)
         assert found["top1_by_rank"] == pytest.approx(recall)
         assert [found[f"top1_{name}"] for name in ("many", "medium", "few")] == pytest.approx(recall)
         assert found["top1"] == pytest.approx(sum(recall) / 3)

@@ -38,6 +38,7 @@ def test_what_goes_together(fields):
         ({"noise_kind": "symmetric", "noise_rate": -0.1}, "noise_rate", ">= 0"),
         ({"noise_kind": "symmetric", "labels_file": "a.npy"}, "labels_file", "excludes noise_kind"),
         ({"labels_file": "a.npy", "classes": (0, 1)}, "labels_file", "remove classes"),
+        ({"labels_file": "a.npy", "redraw": True}, "redraw", "no effect without noise_kind or imbalance"),
         ({"classes": (0,)}, "classes", "at least two"),
         ({"classes": (0, 0)}, "classes", "different classes"),
         ({"classes": (-1, 0)}, "classes", ">= 0"),

@@ -12,7 +12,8 @@ from etfhead.experiment.schema import list_recipes, load_recipe, smoke
 @pytest.mark.parametrize("name", [info.name for info in list_recipes()])
 def test_smoke_run(name, tmp_path):
     recipe = smoke(load_recipe(name))
-    recipe = replace(recipe, seeds=recipe.seeds[:1])
+    first = dict(list(recipe.settings.items())[:1])  # some studies have dozens of arms
+    recipe = replace(recipe, seeds=recipe.seeds[:1], settings=first)
     out = run(recipe, tmp_path / "out")
     for folder in [out / "settings" / setting for setting in recipe.settings] or [out]:
         results = [json.loads(path.read_text()) for path in folder.glob("arms/*/seed*/result.json")]

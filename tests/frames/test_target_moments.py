@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from etfhead.frames import TargetStatistics, target_statistics
-from etfhead.frames.target_moments import check_independent, inverse_root
+from etfhead.frames.target_moments import check_independent, check_scales, inverse_root
 
 
 def targets(samples=40, n=3, seed=0):
@@ -39,6 +39,7 @@ def test_one_target_integers_and_statistics():
         (torch.ones(1, 3), r"at least two samples, got \(1, 3\)"),
         (torch.ones(2, 3, 4), r"got \(2, 3, 4\)"),
         ("age", "got str"),
+        (torch.tensor([[1.0], [3.0], [5.0]]).double() * 1e200, "up to 5e\\+200 have no variance in float64"),
         (TargetStatistics(torch.zeros(2), torch.eye(3)), r"targets.mean: expected shape \(3,\)"),
         (TargetStatistics(torch.zeros(2), torch.tensor([[1.0, 3.0], [3.0, 1.0]])), "targets.covariance"),
         (TargetStatistics(torch.zeros(2), torch.diag(torch.tensor([1.0, 0.0]))), r"\[1\] of 2 are constant"),
@@ -75,3 +76,20 @@ def test_the_inverse_root_whitens_and_its_pseudo_inverse_ignores_rounding():
     flat = torch.diag(torch.tensor([4.0, 1e-13])).double()
     assert inverse_root(flat, pseudo=True).tolist() == [[0.5, 0.0], [0.0, 0.0]]
     assert inverse_root(flat)[1, 1].item() == pytest.approx(10**6.5)
+
+
+@pytest.mark.parametrize("pseudo", [False, True])
+def test_scales_that_hide_targets_are_refused_and_others_are_not(pseudo):
+    values = targets(200).double() @ targets(3, seed=1).double()
+    for units in ([1.0, 1.0, 1.0], [100.0, 1.0, 0.1]):
+        sigma = target_statistics(values * torch.tensor(units)).covariance
+        check_scales(sigma, inverse_root(sigma, pseudo=pseudo))
+    sigma = target_statistics(values * torch.tensor([1e9, 1.0, 1e-9]).double()).covariance
+    with pytest.raises(ValueError, match="too unlike to tell the small ones from rounding; standardise"):
+        check_scales(sigma, inverse_root(sigma, pseudo=pseudo))
+
+
+def test_directions_without_variance_are_not_scales():
+    values = targets(200).double()
+    sigma = target_statistics(torch.cat([values, values[:, :1] + values[:, 1:2]], 1)).covariance
+    check_scales(sigma, inverse_root(sigma, pseudo=True))

@@ -252,6 +252,8 @@ def test_a_trunk_learns_under_it():
         (0, {}, "num_targets=0"),
         (3, {"feature_energy": 0}, "feature_energy=0"),
         (3, {"feature_energy": "big"}, "feature_energy='big'"),
+        (3, {"feature_energy": None}, "feature_energy=None"),
+        (3, {"targets": drawn().double() * torch.tensor([1e9, 1.0, 1e-9]).double()}, "too unlike"),
         (3, {"feature_energy": 2.0, "weight_decay": 0.1, "feature_decay": 0.1}, "leave it at 'auto'"),
         (3, {"whiten": True, "weight_decay": 0.1, "feature_decay": 0.1}, "no whitening"),
         (3, {"whiten": 1}, "whiten=1"),

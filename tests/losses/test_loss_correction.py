@@ -117,6 +117,14 @@ def test_soft_labels_that_underflow_have_the_gradient_of_logarithms():
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (value, hard)), **EXACT)
 
 
+@pytest.mark.parametrize("function", [forward_correction, backward_correction])
+def test_soft_labels_may_learn(function):
+    T = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    soft = torch.rand_like(logits).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z, y: function(z, y, T), (logits.requires_grad_(), soft))
+
+
 def test_a_class_nobody_is_taken_for_needs_no_weight():
     T = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)

@@ -191,6 +191,7 @@ def test_label_relaxation_asks_nothing_within_its_set():
     assert loss[0] == 0
     assert (logits.grad[0] == 0).all()
     assert loss[1] > 0
+    assert L.label_relaxation(logits * math.nan, torch.tensor([0, 0])).isnan()
     # Continuous at the edge of the set.
     p = torch.tensor([0.9 - 1e-9, 0.9 + 1e-9], dtype=torch.float64)
     edge = torch.stack([p.log(), (1 - p).log()], 1)

@@ -144,14 +144,22 @@ def class_flips(recipe: Recipe, num_classes: int) -> dict[int, int]:
             + "; write which class is taken for which, as in {0: 6, 6: 0}"
         )
     try:
-        chosen = {int(a): int(b) for a, b in flips.items()}
+        chosen = {int(a): _class(b) for a, b in flips.items()}
         flip_matrix(chosen, num_classes)
+        if same := [a for a, b in chosen.items() if a == b]:
+            raise ValueError(f"{same[0]} stays itself; leave it out")
     except (TypeError, ValueError) as error:
         raise DataError(
             f"noise_flips: expected classes from 0 to {num_classes - 1}, as in {{0: 6, 6: 0}}, got "
             f"{dict(flips)} ({error})"
         ) from None
     return chosen
+
+
+def _class(value: Any) -> int:
+    if isinstance(value, bool | float):
+        raise TypeError(f"{value!r} is no class")
+    return int(value)
 
 
 def _draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ def read_label_file(place: str, *, images: int, num_classes: int) -> npt.NDArray
         values = read(path, key)
     except DataError:
         raise
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path}: damaged, or holds more than tensors, arrays and lists of numbers, and nothing else is "
+            "loaded: it could run code; save the labels alone, as an integer tensor or a .npy file"
+        ) from error
     except Exception as error:  # numpy, csv, zip, pickle and torch each fail in their own way on bad bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: damaged or not a file of labels ({reason[:200]})") from error
@@ -79,7 +85,8 @@ def _read_pt(path: Path, key: str | None) -> npt.NDArray[Any]:
     with torch.serialization.safe_globals(_array_parts()):
         content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, dict):
-        keys = ", ".join(map(str, content))
+        content = {str(name): value for name, value in content.items()}
+        keys = ", ".join(content)
         if key is None:
             raise DataError(f"{path}: holds several labels; say which, as in {path.name}:KEY, of {keys}")
         if key not in content:
@@ -87,7 +94,10 @@ def _read_pt(path: Path, key: str | None) -> npt.NDArray[Any]:
         content = content[key]
     elif key is not None:
         raise DataError(f"{path}:{key}: the file holds one set of labels; leave the key out")
-    return content.numpy() if isinstance(content, torch.Tensor) else np.asarray(content)
+    if not isinstance(content, torch.Tensor):
+        return np.asarray(content)
+    values = content.detach()
+    return (values.double() if values.is_floating_point() else values).numpy()
 
 
 def _array_parts() -> list[Any]:
@@ -97,7 +107,7 @@ def _array_parts() -> list[Any]:
     from numpy._core import multiarray
 
     makers: list[Any] = [np.ndarray, np.dtype, _codecs.encode]
-    makers += [type(np.dtype(code)) for code in "bhilqBHILQ"]
+    makers += [type(np.dtype(code)) for code in "bhilqBHILQefd"]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         makers.append((multiarray._reconstruct, f"{module}._reconstruct"))
     return makers
@@ -105,15 +115,18 @@ def _array_parts() -> list[Any]:
 
 def _read_csv(path: Path, key: str | None) -> npt.NDArray[Any]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    if not rows:
+        reader = csv.reader(file)
+        found = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    if not found:
         raise DataError(f"{path}: the file is empty, expected one label a line")
+    lines, rows = zip(*found, strict=True)
     names = None if all(_is_number(cell) for cell in rows[0]) else [cell.strip() for cell in rows[0]]
     at = 0
     if names is not None:
-        rows = rows[1:]
-        if key is not None and key not in names:
-            raise DataError(f"{path}: has no column {key!r}; its columns are {', '.join(names)}")
+        lines, rows = lines[1:], rows[1:]
+        if key is not None and names.count(key) != 1:
+            number = "several columns" if key in names else "no column"
+            raise DataError(f"{path}: has {number} {key!r}; its columns are {', '.join(names)}")
         at = 0 if key is None else names.index(key)
     elif key is not None:
         raise DataError(f"{path}:{key}: the file has no header with names of columns; leave the key out")
@@ -121,7 +134,7 @@ def _read_csv(path: Path, key: str | None) -> npt.NDArray[Any]:
         named = f", of {', '.join(names)}" if names else " after adding a header"
         raise DataError(f"{path}: has several columns; say which, as in {path.name}:COLUMN{named}")
     cells = [row[at].strip() if at < len(row) else "" for row in rows]
-    for line, cell in enumerate(cells, start=1 if names is None else 2):
+    for line, cell in zip(lines, cells, strict=True):
         if not _is_number(cell):
             raise DataError(f"{path}: line {line} holds {cell!r}, expected a whole number")
     return np.array([float(cell) for cell in cells])

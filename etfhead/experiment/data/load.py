@@ -20,7 +20,7 @@ from etfhead.experiment.data.multilabel_parts import MultiLabelParts
 from etfhead.experiment.data.regression_parts import RegressionParts
 from etfhead.experiment.data.regression_splits import regression_splits
 from etfhead.experiment.data.sets import Splits
-from etfhead.experiment.data.sources import read_multilabel, read_regression, read_source
+from etfhead.experiment.data.sources import read_multilabel, read_ood, read_regression, read_source
 from etfhead.experiment.data.statistics import choose_normalization
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.task import is_multilabel, is_regression
@@ -64,9 +64,19 @@ def read_data(recipe: Recipe) -> LoadedData:
         source = with_label_files(recipe, source)
     except OSError as error:
         raise DataError(f"cannot read {recipe.dataset} (data_root={recipe.data_root!r}): {error}") from error
+    ood = _read_ood(recipe)
     limit = recipe.train_limit
     carved = carve(source, val_fraction=recipe.val_fraction, seed=recipe.split_seed, train_limit=limit)
-    return LoadedData(recipe, _in_channels(source, recipe.in_chans), carved)
+    return LoadedData(recipe, _in_channels(source, recipe.in_chans), carved, ood)
+
+
+def _read_ood(recipe: Recipe) -> Source | None:
+    try:
+        source = read_ood(recipe)
+    except (OSError, DataError) as error:
+        where = f"ood_dataset: {recipe.ood_dataset} (ood_root={recipe.ood_root!r})"
+        raise DataError(f"{where}: {error}") from error
+    return None if source is None else _in_channels(source, recipe.in_chans)
 
 
 @dataclass(eq=False)
@@ -77,11 +87,13 @@ class LoadedData:
         recipe: The comparison.
         found: What was read.
         carved: Its training and validation images; None where the data bring their splits.
+        ood: Another data set that its test images are told from; None without one.
     """
 
     recipe: Recipe
     found: Source | MultiLabelParts | RegressionParts
     carved: Carved | None = None
+    ood: Source | None = None
 
     def __post_init__(self) -> None:
         self._last: tuple[int, Splits] | None = None
@@ -102,7 +114,7 @@ class LoadedData:
         facts = {**first.info, **names}
         if not self.recipe.redraw or self.carved is None:
             return facts
-        facts["draws"] = {str(seed): self._draw(seed).info for seed in seeds}
+        facts["draws"] = {str(seed): self._drawn(seed, first.num_classes) for seed in seeds}
         return {**facts, "digest": self.carved.digest}
 
     def _make(self, seed: int) -> Splits:
@@ -110,7 +122,11 @@ class LoadedData:
             return _multilabel_splits(self.recipe, self.found)
         if isinstance(self.found, RegressionParts):
             return regression_splits(self.recipe, self.found)
-        return _splits(self.recipe, self.found, self._carved(), self._draw(seed))
+        return _splits(self.recipe, self.found, self._carved(), self._draw(seed), self.ood)
+
+    def _drawn(self, seed: int, num_classes: int) -> dict[str, Any]:
+        draw = self._draw(seed)
+        return {**draw.info, "class_counts": _class_counts(draw, num_classes)}
 
     def _draw(self, seed: int) -> Draw:
         assert isinstance(self.found, Source)  # noqa: S101 - for the type checker
@@ -121,11 +137,17 @@ class LoadedData:
         return self.carved
 
 
-def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw) -> Splits:
+def _class_counts(draw: Draw, num_classes: int) -> list[int]:
+    """Training images of each class, by the labels they carry."""
+    counts: list[int] = np.bincount(draw.train_labels, minlength=num_classes).tolist()
+    return counts
+
+
+def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw, ood: Source | None) -> Splits:
     norm = choose_normalization(recipe, source.train)
     mode = "L" if recipe.in_chans == 1 else "RGB"
     train, val = source.train.subset(draw.train), source.train.subset(draw.val)
-    counts = np.bincount(draw.train_labels, minlength=len(source.class_names)).tolist()
+    counts = _class_counts(draw, len(source.class_names))
     info = {
         "dataset": recipe.dataset,
         "root": source.root,
@@ -141,6 +163,9 @@ def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw) -> Split
         "notes": list(source.notes),
         **draw.info,
     }
+    if ood is not None:
+        facts = {"dataset": recipe.ood_dataset, "root": ood.root, "images": len(ood.test)}
+        info["ood"] = {**facts, "notes": list(ood.notes)}
     fetch = train_fetch(recipe, train, norm, mode)
     return Splits(
         train=TrainDataset(fetch, draw.train_labels),
@@ -154,6 +179,7 @@ def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw) -> Split
         true_train=train.labels if draw.noisy else None,
         true_val=val.labels if draw.noisy else None,
         transition=draw.transition,
+        ood=None if ood is None else EvalDataset(eval_fetch(recipe, ood.test, norm, mode), ood.test.labels),
     )
 
 

@@ -34,6 +34,7 @@ class Splits:
         true_val: Of the validation images.
         transition: P(observed class | true class), (K, K), where the labels are known to be noisy.
         targets: How real-valued targets are standardised; None for classes and label sets.
+        ood: ``ood[i]``, images of another data set in the form of the test images; labels mean nothing.
     """
 
     train: Dataset[Any]
@@ -48,3 +49,4 @@ class Splits:
     true_val: Labels | None = None
     transition: Tensor | None = None
     targets: TargetScaling | None = None
+    ood: Dataset[Any] | None = None

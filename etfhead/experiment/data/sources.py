@@ -24,13 +24,22 @@ from etfhead.experiment.data.regression_parts import RegressionParts
 from etfhead.experiment.data.synthetic import read_synthetic
 from etfhead.experiment.recipe import Recipe
 
-__all__ = ["read_multilabel", "read_regression", "read_source"]
+__all__ = ["read_multilabel", "read_ood", "read_regression", "read_source"]
 
 
 def read_source(recipe: Recipe) -> Source:
     """Read a data set with one class an image."""
-    root, download = recipe.data_root, recipe.download
-    match recipe.dataset:
+    return _read(recipe, recipe.dataset, recipe.data_root)
+
+
+def read_ood(recipe: Recipe) -> Source | None:
+    """Read the data set that test images are told from; None without one."""
+    return None if recipe.ood_dataset is None else _read(recipe, recipe.ood_dataset, recipe.ood_root)
+
+
+def _read(recipe: Recipe, dataset: str, root: str | None) -> Source:
+    download = recipe.download
+    match dataset:
         case "digits":
             return read_digits()
         case "synthetic":
@@ -45,7 +54,7 @@ def read_source(recipe: Recipe) -> Source:
             return read_image_folder(root, recipe.unreadable_images)
         case "npz":
             return read_npz(root)
-    raise ValueError(f"dataset {recipe.dataset!r} is not known; see Recipe.dataset for the choices")
+    raise ValueError(f"dataset {dataset!r} is not known; see Recipe.dataset for the choices")
 
 
 def read_multilabel(recipe: Recipe) -> MultiLabelParts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,14 +46,15 @@ def fit_scaling(targets: npt.NDArray[np.float64], names: Sequence[str]) -> Targe
         names: n names, for messages.
 
     Raises:
-        DataError: If a target is constant.
+        DataError: If a target is constant, or its numbers are so large that they have no variance.
 
     Example:
         >>> scaling = fit_scaling(np.array([[0.0, 5.0], [4.0, 9.0], [8.0, 7.0]]), ["a", "b"])
         >>> scaling.mean.tolist(), scaling.statistics.covariance.diagonal().tolist()
         ([4.0, 7.0], [1.0, 1.0])
     """
-    mean, std = targets.mean(0), targets.std(0)
+    mean, std = _moments(targets)
+    _refuse_overflow("target", std, names)
     constant = np.flatnonzero(std <= _CONSTANT * np.abs(targets).max(0))
     if len(constant):
         listed = ", ".join(repr(names[k]) for k in constant[:5]) + (", ..." if len(constant) > 5 else "")
@@ -71,6 +73,24 @@ def fit_scaling(targets: npt.NDArray[np.float64], names: Sequence[str]) -> Targe
 def column_statistics(
     table: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of each column; 1 for a constant one, which standardising makes zero."""
-    mean, std = table.mean(0), table.std(0)
+    """Mean and standard deviation of each column; 1 for a constant one, which standardising makes zero.
+
+    Raises:
+        DataError: If numbers are so large that they have no variance.
+    """
+    mean, std = _moments(table)
+    _refuse_overflow("column", std, range(len(std)))
     return mean, np.where(std <= _CONSTANT * np.abs(table).max(0), 1.0, std)
+
+
+def _moments(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    with np.errstate(over="ignore", invalid="ignore"):  # named below, not warned of
+        return values.mean(0), values.std(0)
+
+
+def _refuse_overflow(what: str, std: npt.NDArray[np.float64], names: Sequence[Any]) -> None:
+    for k in np.flatnonzero(~np.isfinite(std)).tolist():
+        raise DataError(
+            f"{what} {names[k]!r}: its numbers are so large that they have no variance in float64; give them "
+            "in another unit"
+        )

@@ -169,7 +169,7 @@ def _data(trained: TrainedModel) -> str:
     data, recipe = trained.records.data, trained.recipe
     sizes = data.get("sizes") if isinstance(data.get("sizes"), Mapping) else {}
     images = ", ".join(f"{count:,} {part}" for part, count in (sizes or {}).items() if isinstance(count, int))
-    counts = [count for count in data.get("class_counts") or [] if isinstance(count, int)]
+    counts = trained.class_counts
     each = f"; {min(counts):,} to {max(counts):,} training images a class" if counts else ""
     config = trained.data_config
     lines = [

@@ -14,6 +14,7 @@ from etfhead.errors import CheckpointError
 from etfhead.experiment.checksums import wrong_files
 from etfhead.experiment.data.rng import preserved_rng
 from etfhead.experiment.export.choice import Choice
+from etfhead.experiment.long_tail_checks import COUNTED_FRAMES
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.report.records import RunRecords
 from etfhead.experiment.run_folder import seed_folder
@@ -40,6 +41,7 @@ class TrainedModel:
         choice: Arm, seed and weights.
         model: In evaluation mode, on the CPU, with the head it was trained with.
         class_names: K names, in the order of the logits.
+        class_counts: Images of each class that it trained on, (K,), where the run folder tells.
         data_config: How images were prepared for evaluation, under timm's names: ``input_size``,
             ``interpolation``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``.
         shift: Subtracted from the logits of an arm with ``posthoc`` adjustment, (K,); None for other arms.
@@ -51,6 +53,7 @@ class TrainedModel:
     choice: Choice
     model: nn.Module
     class_names: tuple[str, ...]
+    class_counts: tuple[int, ...] | None
     data_config: dict[str, Any]
     shift: Tensor | None
     readout: Readout | None
@@ -93,7 +96,13 @@ def load_trained(records: RunRecords, choice: Choice) -> TrainedModel:
             "predicted, its weights are in arms/<arm>/seed<k>"
         )
     names, mean, std = _data_facts(records)
-    arm, counts = recipe.arms[choice.arm], _class_counts(records, len(names))
+    arm, counts = recipe.arms[choice.arm], _class_counts(records, choice.seed, len(names))
+    if counts is None and (arm.posthoc or arm.frame in COUNTED_FRAMES):
+        option = "posthoc adjustment" if arm.posthoc else f"frame {arm.frame}"
+        raise ValueError(
+            f"{records.folder / 'data.json'}: no usable class_counts of seed {choice.seed}, which the arm's "
+            f"{option} needs; the file is missing or damaged, restore it from the run"
+        )
     bare = dataclasses.replace(recipe, pretrained=False, initial_checkpoint=None, trainable=None)
     with preserved_rng():
         model = build_model(bare, arm, len(names), choice.seed, class_counts=counts)
@@ -117,6 +126,7 @@ def load_trained(records: RunRecords, choice: Choice) -> TrainedModel:
         choice=choice,
         model=model.eval(),
         class_names=names,
+        class_counts=counts,
         data_config={
             "input_size": size,
             "interpolation": recipe.interpolation,
@@ -142,17 +152,19 @@ def _data_facts(records: RunRecords) -> tuple[tuple[str, ...], tuple[float, ...]
     return tuple(map(str, names or ())), tuple(map(float, mean or ())), tuple(map(float, std or ()))
 
 
-def _class_counts(records: RunRecords, num_classes: int) -> list[int] | None:
-    counts = records.data.get("class_counts")
-    valid = isinstance(counts, list) and len(counts) == num_classes
-    return [int(count) for count in counts] if valid and counts else None
+def _class_counts(records: RunRecords, seed: int, num_classes: int) -> tuple[int, ...] | None:
+    draws: Any = records.data.get("draws")
+    # Where every seed draws its images, those beside the draws are of the first seed alone.
+    facts = records.data if draws is None else draws.get(str(seed)) if isinstance(draws, Mapping) else None
+    counts: Any = facts.get("class_counts") if isinstance(facts, Mapping) else None
+    if not isinstance(counts, list) or len(counts) != num_classes:
+        return None
+    return tuple(counts) if all(type(count) is int for count in counts) else None
 
 
 def _shift(arm: Arm, class_counts: Sequence[int] | None) -> Tensor | None:
-    if not arm.posthoc:
+    if not arm.posthoc or class_counts is None:
         return None
-    if class_counts is None:
-        raise ValueError("data.json: no class_counts, which the arm's posthoc adjustment needs")
     return log_prior(class_counts, tau=arm.posthoc).float()
 
 

@@ -26,6 +26,7 @@ from etfhead.experiment.report.memorization_plot import draw_memorization
 from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, png, tidy
 from etfhead.experiment.report.records import RunRecords
 from etfhead.experiment.report.regression_collapse import NRC_PANELS
+from etfhead.experiment.report.reliability import draw_reliability
 from etfhead.experiment.report.score import Score, score_of_summary
 from etfhead.experiment.report.tail_geometry import TAIL_PANELS
 
@@ -53,7 +54,8 @@ def figures(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, Figure
     Returns:
         Figures by file name: some or all of ``accuracy_epoch.png``, ``accuracy_time.png`` (of label sets
         ``score_epoch.png`` and ``score_time.png``), ``loss_epoch.png``, ``collapse.png``,
-        ``differences.png`` and, on noisy labels, ``memorization.png`` and ``features.png``.
+        ``differences.png``, ``reliability.png`` and, on noisy labels, ``memorization.png`` and
+        ``features.png``.
     """
     drawn = {}
     score = score_of_summary(summary)
@@ -72,6 +74,7 @@ def figures(records: RunRecords, summary: Mapping[str, Any]) -> dict[str, Figure
     others["memorization.png"] = draw_memorization(records, summary)
     others["features.png"] = draw_features(records, summary)
     others["class_frequency.png"] = draw_class_frequency(summary)
+    others["reliability.png"] = draw_reliability(summary)
     others["tail_geometry.png"] = draw_collapse(records, summary, TAIL_PANELS)
     return drawn | {name: figure for name, figure in others.items() if figure is not None}
 

@@ -26,8 +26,10 @@ from etfhead.experiment.report.memorization_section import (
     MEMORIZATION_CAPTION,
     memorization,
 )
+from etfhead.experiment.report.ood import ood
 from etfhead.experiment.report.records import RunRecords
 from etfhead.experiment.report.regression_collapse import NRC_CAPTION, regression_collapse
+from etfhead.experiment.report.reliability import RELIABILITY_CAPTION, reliability
 from etfhead.experiment.report.score import Score, score_of_summary
 from etfhead.experiment.report.setup_tables import arm_options, data_table, environment_table, settings_table
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, MIN_SEEDS
@@ -79,6 +81,8 @@ def build_report(
     blocks += heads_at_equal_loss(summary)
     blocks += label_sets(summary)
     blocks += class_frequency(summary, records.data, _figures(score, pictures, "class_frequency.png"))
+    blocks += reliability(summary, _figures(score, pictures, "reliability.png"))
+    blocks += ood(summary)
     blocks += target_tables(summary)
     curves = _figures(score, pictures, *_LEARNING_CURVES)
     if curves:
@@ -126,6 +130,7 @@ def _captions(score: Score) -> dict[str, tuple[str, str]]:
         "features.png": FEATURES_CAPTION,
         "class_frequency.png": FREQUENCY_CAPTION,
         "tail_geometry.png": TAIL_CAPTION,
+        "reliability.png": RELIABILITY_CAPTION,
     }
 
 
@@ -141,7 +146,7 @@ def _setup(records: RunRecords) -> list[Block]:
     blocks: list[Block] = [
         Heading("Arms"),
         Paragraph(
-            "The arms differ in these options and in nothing else (–: the head has none such)."
+            "The arms differ in these options and in nothing else (–: not given, or the head has none such)."
             + (f" All that have them share {', '.join(shared)}." if shared else "")
         ),
         Table(header, rows, frozenset(range(len(header)))),

@@ -65,7 +65,10 @@ _TWO_WORDS = frozenset({0, 1})
 def arm_options(
     arms: Mapping[str, Mapping[str, Any] | None],
 ) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header and rows of the options that set arms apart, and in words those that do not."""
+    """Header and rows of the options that set arms apart, and in words those that do not.
+
+    An option that one of two arms with the same head and loss lacks sets them apart.
+    """
     given = {
         arm: {key: value for key, value in (options or {}).items() if value is not None}
         for arm, options in arms.items()
@@ -74,10 +77,19 @@ def arm_options(
     for options in given.values():
         for key, value in options.items():
             values.setdefault(key, []).append(value)
-    apart = [key for key, found in values.items() if key == "head" or any(v != found[0] for v in found)]
+    apart = [
+        key
+        for key, found in values.items()
+        if key == "head" or any(v != found[0] for v in found) or _lacking(key, list(given.values()))
+    ]
     shared = [f"{key}: {found[0]}" for key, found in values.items() if key not in apart]
     rows = [[arm, *(str(options.get(key, MISSING)) for key in apart)] for arm, options in given.items()]
     return ["arm", *apart], rows, shared
+
+
+def _lacking(key: str, arms: Sequence[Mapping[str, Any]]) -> bool:
+    having = {(arm.get("head"), arm.get("loss")) for arm in arms if key in arm}
+    return any((arm.get("head"), arm.get("loss")) in having for arm in arms if key not in arm)
 
 
 def settings_table(recipe: Mapping[str, Any]) -> Table:

@@ -152,7 +152,8 @@ def _figures(pictures: Mapping[str, bytes], name: str, *files: str) -> list[Bloc
 def _setup(study: StudyRecords) -> list[Block]:
     header, rows, shared = arm_options(study.recipe["arms"])
     text = (
-        "The arms of every setting differ in these options and in nothing else (–: the head has none such)."
+        "The arms of every setting differ in these options and in nothing else (–: not given, or the head "
+        "has none such)."
     )
     text += f" All that have them share {', '.join(shared)}." if shared else ""
     blocks: list[Block] = [

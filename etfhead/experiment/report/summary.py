@@ -23,6 +23,9 @@
   (:mod:`~etfhead.experiment.report.memorization`).
 * On long tails more ``figures`` and ``differences`` (``test_top1_many_best`` and its like) and
   ``arms.<arm>.top1_by_rank`` (:mod:`~etfhead.experiment.report.class_frequency`).
+* With one class an image ``arms.<arm>.reliability`` and more ``figures``
+  (:mod:`~etfhead.experiment.report.reliability`); with ``ood_dataset`` also ``ood``, ``figures`` and
+  ``differences`` of AUROC (:mod:`~etfhead.experiment.report.ood`).
 * ``runs``: one flat row per arm and seed, the columns of ``summary.csv`` (:data:`COLUMNS`).
 * ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
 
@@ -56,8 +59,10 @@ from etfhead.experiment.report.collapse import (
 )
 from etfhead.experiment.report.compare import compare
 from etfhead.experiment.report.memorization import add_memorization
+from etfhead.experiment.report.ood import add_ood
 from etfhead.experiment.report.records import RunRecords, SeedRecord, number, read_run
 from etfhead.experiment.report.regression_collapse import NRC
+from etfhead.experiment.report.reliability import add_reliability
 from etfhead.experiment.report.score import TOP1, Score, score_of_recipe
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses, spread_by_seed
 from etfhead.experiment.report.tail_geometry import add_tail_geometry
@@ -172,6 +177,8 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     add_memorization(summary, records)
     add_class_frequency(summary, records)
     add_tail_geometry(summary, records)
+    add_reliability(summary, records)
+    add_ood(summary, records)
     return summary
 
 

@@ -16,6 +16,7 @@ from etfhead.experiment.report.document import Table
 from etfhead.experiment.report.html import render_html
 from etfhead.experiment.report.markdown import render_markdown, text_table
 from etfhead.experiment.report.memorization import MEMORIZATION_COLUMNS
+from etfhead.experiment.report.ood import OOD_COLUMNS
 from etfhead.experiment.report.records import NOT_STARTED, read_run
 from etfhead.experiment.report.score import score_of_summary
 from etfhead.experiment.report.summary import columns, summarize_records
@@ -34,6 +35,7 @@ PICTURES = (
     "features.png",
     "class_frequency.png",
     "tail_geometry.png",
+    "reliability.png",
     "differences.png",
 )
 FILES = ("summary.csv", "summary.json", "report.md", "report.html", *PICTURES)
@@ -160,7 +162,7 @@ def wrap(text: str) -> list[str]:
 
 def _csv(summary: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
-    extra = (*MEMORIZATION_COLUMNS, *FREQUENCY_COLUMNS)
+    extra = (*MEMORIZATION_COLUMNS, *FREQUENCY_COLUMNS, *OOD_COLUMNS)
     more = [key for key in extra if key in summary["runs"][0]]
     names = [*columns(score_of_summary(summary)), *more]
     writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")

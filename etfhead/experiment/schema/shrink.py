@@ -30,6 +30,8 @@ _MADE_TINY = frozenset(
         "data_root",
         "download",
         "unreadable_images",
+        "ood_dataset",
+        "ood_root",
         "train_images_per_set",
         "eval_images_per_set",
         "train_limit",
@@ -70,22 +72,25 @@ def smoke(recipe: Recipe) -> Recipe:
     'quickstart-smoke'
     """
     epochs, regression = 2, is_regression(recipe.dataset)
+    small = regression or recipe.model.startswith("etfhead_")
     few = list(recipe.settings.items())[:_SETTINGS]
     return replace(
         recipe,
         settings={name: {k: v for k, v in changes.items() if k not in _MADE_TINY} for name, changes in few},
         name=f"{recipe.name}-smoke",
-        model="etfhead_mlp" if regression else "test_efficientnet",
+        model="etfhead_mlp" if small else "test_efficientnet",
         pretrained=False,
         initial_checkpoint=None,
         img_size=1 if regression else 32,
         in_chans=3,
-        model_kwargs={"widths": [16], "linear_widths": [8]} if regression else {},
-        trainable=None if regression or recipe.trainable is None else _LAST_STAGE,
+        model_kwargs={"widths": [16], "linear_widths": [8 if regression else 16]} if small else {},
+        trainable=None if small or recipe.trainable is None else _LAST_STAGE,
         dataset=_SYNTHETIC.get(recipe.dataset.partition("_")[0], "synthetic"),
         data_root=None,
         download=False,
         unreadable_images="leave_out",
+        ood_dataset=None if recipe.ood_dataset is None else "digits",
+        ood_root=None,
         classes=None if recipe.classes is None else tuple(range(min(len(recipe.classes), _CLASSES))),
         **_drawn_noise(recipe),
         imbalance_factor=recipe.imbalance_factor and min(recipe.imbalance_factor, _FACTOR),

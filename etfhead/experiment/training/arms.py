@@ -20,6 +20,7 @@ from etfhead.experiment.training.linear_tail import DecayedTail
 from etfhead.experiment.training.long_tail_arms import counted_frame, loss_options, reweighted
 from etfhead.experiment.training.regression_arms import build_target_loss, regression_options
 from etfhead.experiment.training.rng import seed_model
+from etfhead.experiment.training.tail_geometry import is_predicted, tail_optimum
 from etfhead.experiment.training.trainable import freeze_all_but
 from etfhead.surgery import align_head, find_heads, swap_head
 from etfhead.surgery.head_factory import HEADS
@@ -72,7 +73,12 @@ def resolve_arms(recipe: Recipe) -> Recipe:
 
 
 def build_model(
-    recipe: Recipe, arm: Arm, num_classes: int, seed: int, *, class_counts: Sequence[int] | None = None,
+    recipe: Recipe,
+    arm: Arm,
+    num_classes: int,
+    seed: int,
+    *,
+    class_counts: Sequence[int] | None = None,
     target_statistics: TargetStatistics | None = None,
 ) -> nn.Module:
     """Build the model of one arm; without the head it is bit for bit the same for every arm of a seed.
@@ -124,7 +130,10 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module, facts: LossFacts) -> 
         return build_target_loss(arm, facts.target_statistics)
     if arm.tail_decay is not None:
         bare = build_loss(recipe, dataclasses.replace(arm, tail_decay=None), model, facts)
-        return DecayedTail(bare, model, arm.tail_decay, facts.num_samples)
+        decayed = DecayedTail(bare, model, arm.tail_decay, facts.num_samples)
+        if recipe.collapse_every and is_predicted(decayed):
+            tail_optimum(decayed, facts.class_counts)  # refuses now what could not be compared later
+        return decayed
     if arm.fused:
         from etfhead.losses import FrameCrossEntropyLoss
 
@@ -155,7 +164,7 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module, facts: LossFacts) -> 
 
 
 def build_mixup(recipe: Recipe, arm: Arm, num_classes: int) -> Mixup | None:
-    """Build timm's mixup/cutmix, or None when both are off; only losses with label smoothing get theirs from it."""
+    """Build timm's mixup/cutmix, or None when both are off; it smooths labels for losses that smooth them."""
     if not (recipe.mixup or recipe.cutmix):
         return None
     from timm.data import Mixup
@@ -192,9 +201,7 @@ def _create(recipe: Recipe, num_classes: int) -> nn.Module:
     return model
 
 
-def _swap(
-    model: nn.Module, arm: Arm, smoothing: float, seed: int, counted: Mapping[str, Any]
-) -> nn.Module:
+def _swap(model: nn.Module, arm: Arm, smoothing: float, seed: int, counted: Mapping[str, Any]) -> nn.Module:
     names = [name for name in HEAD_OPTIONS[arm.head] if name not in _OF_THE_START]
     options = {name: getattr(arm, name) for name in names if getattr(arm, name) is not None}
     if options.get("neck") == "none":

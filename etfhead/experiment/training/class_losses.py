@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from etfhead.experiment.arm_checks import STATEFUL_LOSSES
 from etfhead.experiment.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ _MODULES = {
 }
 # Arguments that are losses themselves: a name, or {loss: name, option: value}.
 _OF_LOSSES = ("active", "passive", "loss")
-_NOT_AN_OPTION = ("reduction",)
-_SETTLED = {"balanced_softmax": ("tau",)}  # the name says it: 1, the default
+_NOT_AN_OPTION = ("reduction", "num_samples", "num_classes")
+# What the name says (tau is 1), or an option of the arm: weights come from reweight_from, openly.
+_SETTLED = {"balanced_softmax": ("tau",), "ldam": ("weight",)}
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ def _value(key: str, value: Any, facts: LossFacts) -> Any:
         return value
     rest = dict(value) if isinstance(value, Mapping) else {"loss": value}
     name = rest.pop("loss", None)
+    if name in STATEFUL_LOSSES:
+        raise ValueError(f"{key}: {name} remembers each image and cannot be a part of another loss")
     if name == "cross_entropy":
         return nn.CrossEntropyLoss(**rest)
     return build_class_loss(str(name), rest, facts)

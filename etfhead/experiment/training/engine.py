@@ -191,7 +191,7 @@ class Trainer:
         tick: Callable[[int], None],
         true: Tensor | None = None,
         *,
-        by_rank: bool = False,
+        detailed: bool = False,
     ) -> tuple[dict[str, Any], Readout | None]:
         """Figures of a model on this process's share of a split.
 
@@ -202,7 +202,7 @@ class Trainer:
                 validation alone.
             tick: Called with the number of images after each batch; may raise to stop.
             true: True classes of the share, where its labels are noisy.
-            by_rank: Also give the accuracy of every class of a long tail, by its frequency.
+            detailed: Also give the reliability diagram and the accuracy of every class of a long tail.
 
         Returns:
             The figures and, on multi-label data, the readout.
@@ -216,7 +216,7 @@ class Trainer:
         if session.scaling is not None:
             return evaluate_targets(model, loader, scaling=session.scaling, **shared), None
         if not self.multilabel:
-            shared |= {"class_counts": self.class_counts, "by_rank": by_rank}
+            shared |= {"class_counts": self.class_counts, "detailed": detailed}
             shared |= {"posthoc": self.recipe.arms[self.arm].posthoc, "true": true}
             return evaluate(model, loader, num_classes=self.num_classes, **shared), None
         options: dict[str, Any] = {"arm": self.recipe.arms[self.arm], "metric": self.metric}

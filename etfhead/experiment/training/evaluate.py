@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from etfhead.errors import TrainingError
 from etfhead.experiment.class_frequency import ClassFrequency, is_long_tailed
+from etfhead.experiment.training.reliability import ReliabilityBins
 from etfhead.losses import log_prior
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def evaluate(
     true: Tensor | None = None,
     class_counts: Sequence[int] | None = None,
     posthoc: float | None = None,
-    by_rank: bool = False,
+    detailed: bool = False,
     tick: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
     r"""Plain cross-entropy, top-1 accuracy and expected calibration error, whatever the training loss was.
@@ -53,13 +54,15 @@ def evaluate(
         true: True classes (n,) of this process's images in their order, where targets are observed ones.
         class_counts: Training images of each class, (K,).
         posthoc: Tau of the logit adjustment that comes before all (:func:`etfhead.losses.adjust_logits`).
-        by_rank: Also give the accuracy of each class, most frequent first, if the counts are a long tail.
+        detailed: Also give the reliability diagram, and the accuracy of each class, most frequent first, if
+            the counts are a long tail.
         tick: Called with the number of images after each batch; may raise to stop.
 
     Returns:
         dict: ``loss`` (nats), ``top1`` and ``ece`` (percent); with ``true`` also ``true_top1``; where the
-        counts are a long tail also ``top1_many``, ``top1_medium`` and ``top1_few``, means over classes, and
-        ``top1_by_rank``, a list.
+        counts are a long tail also ``top1_many``, ``top1_medium`` and ``top1_few``, means over classes. With
+        ``detailed`` also ``reliability`` (:class:`.ReliabilityBins`) and, of a long tail, ``top1_by_rank``, a
+        list.
 
     Raises:
         TrainingError: If a logit is not finite.
@@ -72,6 +75,7 @@ def evaluate(
     sums = torch.zeros(4, dtype=sum_dtype(device), device=device)  # loss, correct, seen, truly correct
     seen = 0
     finite = torch.ones((), dtype=torch.bool, device=device)
+    bins = ReliabilityBins(device, sums.dtype) if detailed else None
     frequency = None
     if class_counts is not None and is_long_tailed(class_counts):
         frequency = ClassFrequency(class_counts, device, sums.dtype)
@@ -99,7 +103,10 @@ def evaluate(
             if true is not None:
                 sums[3] += (logits.argmax(1) == true[seen : seen + len(target)].to(device)).sum()
             seen += len(target)
-            calibration.update(logits.softmax(1).nan_to_num(0.0), target)
+            probabilities = logits.softmax(1).nan_to_num(0.0)
+            calibration.update(probabilities, target)
+            if bins is not None:
+                bins.update(probabilities, target)
             tick(len(target))
     finally:
         model.train(was_training)
@@ -113,9 +120,11 @@ def evaluate(
     }
     if true is not None:
         figures["true_top1"] = 100.0 * truly / images
+    if bins is not None:
+        figures["reliability"] = bins.diagram(accelerator.reduce(bins.sums, reduction="sum"))
     if frequency is not None:
         whole = accelerator.reduce(frequency.sums, reduction="sum")
         figures |= frequency.figures(whole)
-        if by_rank:
+        if detailed:
             figures["top1_by_rank"] = frequency.by_rank(whole)
     return figures

@@ -26,6 +26,7 @@ _IRRELEVANT = frozenset(
         "target_accuracy",
         "workers",
         "data_root",
+        "ood_root",
         "download",
         "unreadable_images",
         "initial_checkpoint",

@@ -18,6 +18,7 @@ from etfhead.experiment.training.collapse import collapse_time
 from etfhead.experiment.training.label_figures import Readout
 from etfhead.experiment.training.long_tail_arms import posthoc_labels
 from etfhead.experiment.training.memorization_setup import dilation_of, show_features
+from etfhead.experiment.training.ood import ood_figures
 from etfhead.experiment.training.shares import eval_share
 
 if TYPE_CHECKING:
@@ -113,10 +114,13 @@ def _test_figures(
     # Without one the evaluation would fit it to the test set.
     assert readout is not None or not trainer.multilabel  # noqa: S101 - every validation pass fits one
     share = eval_share(splits.test, trainer.recipe, session.accelerator)
-    metrics, _ = trainer.measure(model, share, readout, tick, by_rank=True)
+    metrics, _ = trainer.measure(model, share, readout, tick, detailed=True)
     if session.memorization is not None:
         with session.accelerator.autocast():
             metrics |= dilation_of(model, share, splits.num_classes, tick)
+    if splits.ood is not None:
+        with session.accelerator.autocast():
+            metrics |= ood_figures(trainer.recipe, trainer.arm, model, splits, session.accelerator, tick)
     return {f"test_{name}": value for name, value in metrics.items()}
 
 

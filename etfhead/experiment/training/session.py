@@ -278,10 +278,8 @@ def _build_monitor(
 def _build_tail(
     model: nn.Module, criterion: nn.Module, recipe: Recipe, splits: Splits, accelerator: Accelerator
 ) -> TailGeometry | None:
-    from etfhead.experiment.training.linear_tail import DecayedTail
+    from etfhead.experiment.training.tail_geometry import TailGeometry, is_predicted
 
-    if not recipe.collapse_every or not isinstance(criterion, DecayedTail):
+    if not recipe.collapse_every or not is_predicted(criterion):
         return None
-    from etfhead.experiment.training.tail_geometry import TailGeometry
-
     return TailGeometry(model, criterion, eval_share(splits.plain, recipe, accelerator), splits.class_counts)

@@ -10,10 +10,34 @@ from torch import Tensor, nn
 
 from etfhead.experiment.training.linear_tail import DecayedTail, tail_product
 from etfhead.frames.deep_linear import deep_linear_geometry
+from etfhead.frames.last_layer import LastLayer
+from etfhead.losses import SquaredErrorLoss
 from etfhead.metrics import frame_distance
 from etfhead.surgery.class_pass import evaluating
 
-__all__ = ["TailGeometry"]
+__all__ = ["TailGeometry", "is_predicted", "tail_optimum"]
+
+
+def is_predicted(criterion: nn.Module) -> bool:
+    """Whether theory knows where a training loss ends: squared error with the decays of its tail."""
+    return isinstance(criterion, DecayedTail) and isinstance(criterion.loss, SquaredErrorLoss)
+
+
+def tail_optimum(criterion: DecayedTail, class_counts: Sequence[int]) -> LastLayer:
+    """The optimum that theory predicts for the layers, decays and counts of a training.
+
+    Raises:
+        ValueError: If every class collapses at these decays, which leaves nothing to compare.
+    """
+    optimum = deep_linear_geometry(
+        class_counts,
+        weight_decays=[criterion.weight_decay] * len(criterion.layers),
+        feature_decay=criterion.feature_decay,
+        bias=criterion.layers[-1].bias is not None,
+    )
+    if not bool(optimum.weight_gram.any()):
+        raise ValueError("tail_decay: so large that every class collapses; lower the decays")
+    return optimum
 
 
 class TailGeometry:
@@ -41,15 +65,7 @@ class TailGeometry:
     ) -> None:
         self.model, self.criterion, self.loader = model, criterion, loader
         self.num_classes = len(class_counts)
-        bias = criterion.layers[-1].bias is not None
-        self.target = deep_linear_geometry(
-            class_counts,
-            weight_decays=[criterion.weight_decay] * len(criterion.layers),
-            feature_decay=criterion.feature_decay,
-            bias=bias,
-        )
-        if not bool(self.target.weight_gram.any()):
-            raise ValueError("tail_decay: so large that every class collapses; lower the decays")
+        self.target = tail_optimum(criterion, class_counts)
 
     @torch.no_grad()
     def measure(self, *, tick: Callable[[int], None] = lambda images: None) -> dict[str, float]:

@@ -92,7 +92,7 @@ def test_flips_of_the_data_set_of_the_recipe_and_between_kept_classes(noisy):
     assert class_flips(kept, 3) == {2: 0, 0: 2}  # 5 <-> 6; 7 -> 1 is not there
     with pytest.raises(DataError, match=r"no flips of its own between the classes \[0, 1\]"):
         class_flips(noisy(noise_kind="asymmetric", noise_rate=0.5, classes=(0, 1)), 2)
-    for bad in ({0: 10}, {"a": 1}):
+    for bad in ({0: 10}, {"a": 1}, {0: True}, {0: 1.5}, {0: 1, 3: 3}):
         with pytest.raises(DataError, match=r"noise_flips: expected classes from 0 to 9"):
             class_flips(noisy(noise_kind="asymmetric", noise_rate=0.5, noise_flips=bad), 10)
 

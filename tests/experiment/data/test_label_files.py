@@ -39,6 +39,8 @@ def put(tmp_path):
         ("a.npy", LABELS.astype(np.float32)),
         ("a.pt", torch.from_numpy(LABELS)),
         ("a.pth", LABELS),
+        ("a.pt", LABELS.astype(np.float64)),
+        ("a.pt", torch.nn.Parameter(torch.from_numpy(LABELS).bfloat16())),
         ("a.pt", LABELS.tolist()),
         ("a.csv", "\n".join(map(str, LABELS)) + "\n"),
         ("a.csv", "label\n" + "\n".join(f"{k}.0" for k in LABELS) + "\n\n"),
@@ -65,6 +67,7 @@ def test_a_dict_of_arrays_is_read_by_its_key(put, dtype):
         read(path)
     with pytest.raises(DataError, match="has no 'worst'; it holds clean_label, worse_label"):
         read(f"{path}:worst")
+    assert read(f"{put('numbered.pt', {1: LABELS.astype(dtype)})}:1").tolist() == LABELS.tolist()
 
 
 def test_the_pickles_that_older_numpy_wrote_are_read(put, monkeypatch, tmp_path):
@@ -83,15 +86,17 @@ class Trap:
 
 
 def test_code_in_a_file_never_runs(put, tmp_path, capsys):
-    with pytest.raises(DataError, match="damaged or not a file of labels"):
-        read(put("a.pt", {"x": Trap()}))
+    with pytest.raises(DataError, match="nothing else is loaded: it could run code; save the labels alone"):
+        read(f"{put('a.pt', {'x': LABELS, 'y': Trap()})}:x")
+    with pytest.raises(DataError, match="nothing else is loaded"):
+        read(put("o.pt", np.array([Trap()] * 7, dtype=object)))
     path = tmp_path / "a.npy"
     np.save(path, np.array([Trap()] * 7, dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="damaged or not a file of labels"):
         read(path)
     plain = tmp_path / "b.pt"
     plain.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(DataError, match="damaged or not a file of labels"):
+    with pytest.raises(DataError, match="nothing else is loaded"):
         read(plain)
     assert "ran" not in capsys.readouterr().out
 
@@ -105,6 +110,11 @@ def test_one_of_several_columns(put):
         read(f"{path}:best")
     with pytest.raises(DataError, match="line 2 holds 'i0', expected a whole number"):
         read(f"{path}:image")
+    twice = put("b.csv", "label,label\n" + "0,1\n" * 7)
+    with pytest.raises(DataError, match="several columns 'label'; its columns are label, label"):
+        read(f"{twice}:label")
+    with pytest.raises(DataError, match="line 6 holds 'x'"):  # as an editor counts, blank lines too
+        read(put("c.csv", "label\n0\n\n2\n1\nx\n0\n2\n2\n"))
 
 
 @pytest.mark.parametrize(
@@ -139,5 +149,5 @@ def test_wrong_files_are_refused(put, tmp_path):
         read(put("b.csv", "\n"))
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"PK not a zip")
-    with pytest.raises(DataError, match=r"damaged or not a file of labels"):
+    with pytest.raises(DataError, match=r"bad.pt: damaged, or holds more than"):
         read(bad)

@@ -41,6 +41,14 @@ def test_constant_targets_are_named():
         fit_scaling(np.stack([np.arange(5.0), np.full(5, 0.1)], axis=1), ["a", "b"])
 
 
+def test_numbers_without_a_variance_are_named():
+    huge = np.stack([np.arange(5.0), 1e200 * np.arange(5.0)], axis=1)
+    with pytest.raises(DataError, match="target 'b': its numbers are so large that they have no variance"):
+        fit_scaling(huge, ["a", "b"])
+    with pytest.raises(DataError, match="column 1: its numbers are so large"):
+        column_statistics(huge)
+
+
 def test_constant_columns_become_zero():
     table = np.stack([np.arange(6.0), np.full(6, 0.1)], axis=1)
     mean, std = column_statistics(table)

@@ -76,6 +76,8 @@ def test_losses_of_losses():
         ("generalized_cross_entropy", {"q": -1.0}, "q"),
         ("forward_correction", {"transition": "no"}, "expected rows of numbers"),
         ("active_passive", {"active": {"q": 1}}, "expected a loss of one class an image"),
+        ("early_learning", {"num_samples": 5}, "no option 'num_samples'"),  # the data decide
+        ("logit_clip", {"loss": "early_learning"}, "loss: early_learning remembers each image"),
     ],
 )
 def test_bad_options_are_named(name, options, message):

@@ -10,7 +10,7 @@ from torch import nn
 from etfhead.experiment.arm import Arm
 from etfhead.experiment.models import etfhead_mlp
 from etfhead.experiment.training.arms import build_loss, build_model
-from etfhead.experiment.training.class_losses import LossFacts
+from etfhead.experiment.training.class_losses import _MODULES, LossFacts, build_class_loss
 from etfhead.experiment.training.long_tail_arms import counted_frame, loss_options, posthoc_labels
 from etfhead.experiment.training.reweighted import ReweightedLoss
 from etfhead.frames import make_frame
@@ -96,6 +96,55 @@ def test_open_weights_are_noticed(name, recipe):
     assert (among_rare - among_frequent).abs().max() > 1e-3
 
 
+# Terms over the batch, and losses that remember each image: what a sample adds depends on more than itself.
+NOT_OF_ONE_SAMPLE = ("ntce", "nonl", "early_learning", "sparse_overparametrization")
+OF_ONE_SAMPLE = sorted(set(_MODULES) - set(NOT_OF_ONE_SAMPLE))
+OF_COUNTS = ("logit_adjusted", "balanced_softmax", "ldam")
+OF_OTHERS = {"active_passive": {"active": "normalized_cross_entropy", "passive": "mean_absolute_error"}}
+
+
+def by_name(name):
+    K = len(COUNTS)
+    flips = torch.full((K, K), 0.1, dtype=torch.float64).fill_diagonal_(1.0 - 0.1 * (K - 1))
+    return build_class_loss(name, OF_OTHERS.get(name, {}), replace(FACTS, transition=flips)).train()
+
+
+def unequal_batch():
+    logits = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return logits, torch.tensor([0] * 7 + [1] * 3 + [2, 3])
+
+
+@pytest.mark.parametrize("name", OF_ONE_SAMPLE)
+def test_every_loss_by_name_is_the_mean_of_its_samples_alone(name):
+    logits, target = unequal_batch()
+    criterion = by_name(name)
+    alone = torch.stack([criterion(logits[i : i + 1], target[i : i + 1]) for i in range(12)])
+    torch.testing.assert_close(criterion(logits, target), alone.mean())
+
+
+@pytest.mark.parametrize("name", sorted({*OF_ONE_SAMPLE, "ntce", "nonl"} - set(OF_COUNTS)))
+def test_every_loss_that_needs_no_counts_treats_classes_as_names(name):
+    logits, target = unequal_batch()
+    criterion, order = by_name(name), torch.tensor([3, 0, 2, 1])
+    renamed = criterion(logits[:, order], order.argsort()[target])
+    torch.testing.assert_close(renamed, criterion(logits, target))
+
+
+@pytest.mark.parametrize("name", OF_COUNTS)
+def test_counts_move_logits_and_weigh_no_sample(name):
+    logits, target = unequal_batch()
+    moved = logits.clone()
+    if name == "ldam":
+        margins = 0.5 * (torch.tensor(COUNTS, dtype=torch.float64) / min(COUNTS)) ** -0.25
+        moved[torch.arange(12), target] += margins[target]
+    else:
+        moved -= log_prior(COUNTS)
+    for k in range(4):  # class by class: equal weights of all would hide in a mean
+        mine = target == k
+        expected = nn.functional.cross_entropy(logits[mine], target[mine])
+        torch.testing.assert_close(by_name(name)(moved[mine], target[mine]), expected)
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "mse", "dot_regression"])
 def test_losses_without_counts_treat_classes_as_names(name, recipe):
     criterion = built(recipe, PLAIN[name]).train()
@@ -113,6 +162,20 @@ def test_deferred_weights_begin_with_their_epoch(recipe):
     assert not criterion.active
     criterion.begin_epoch(5, 10)
     assert criterion.active
+
+
+def test_the_epoch_of_deferred_weights_is_not_moved_by_rounding(recipe):
+    criterion = built(recipe, Arm(reweight_from=0.28))
+    active = []
+    for epoch in range(25):
+        criterion.begin_epoch(epoch, 25)
+        active.append(criterion.active)
+    assert active == [False] * 7 + [True] * 18
+
+
+def test_ldam_has_no_weights_beside_the_open_ones(recipe):
+    with pytest.raises(ValueError, match="ldam has no option 'weight'"):
+        built(recipe, Arm(loss="ldam", loss_options={"weight": [1.0] * 4}, **COSINES))
 
 
 def test_ldam_takes_the_scale_of_the_head(recipe):
@@ -156,6 +219,8 @@ def test_a_weights_file_says_what_to_subtract():
         ({"loss": "balanced_softmax", "posthoc": 1.0}, "posthoc", "adjusted in training already"),
         ({"head": "etf", "fused": True, "posthoc": 1.0}, "posthoc", "not with fused: true"),
         ({"posthoc": -1.0}, "posthoc", ">= 0"),
+        ({"loss": "pick_all_label", "posthoc": 1.0}, "posthoc", "has several"),
+        ({"head": "etf", "frame": "seli", "orient": "features"}, "orient", "in place of frame: seli"),
         ({"head": "cosine", "tail_decay": {}}, "tail_decay", "head: linear without a neck"),
     ],
 )

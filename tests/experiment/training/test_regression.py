@@ -201,6 +201,7 @@ def test_images_have_real_valued_targets(tmp_path):
         ({"arms": {"learnable": Arm(loss="mse", orient="inputs")}}, "orient: class means need classes"),
         ({"arms": {"learnable": Arm(loss="mse", loss_options={"q": 1})}}, "loss: mse has whiten"),
         ({"arms": {"learnable": Arm(loss="mse", loss_options={"whiten": 2})}}, "loss: mse has whiten"),
+        ({"arms": {"learnable": Arm(loss="mse", posthoc=1.0)}}, "posthoc: class shares need classes"),
         ({"smoothing": 0.1}, "smoothing: of classes"),
         ({"mixup": 0.1}, "mixup: of classes"),
         ({"redraw": True}, "redraw: of classes"),
