@@ -318,6 +318,21 @@ def regression_study(name: str) -> str:
     return _table([*header, "NRC1 (fell by)", "NRC2 (fell by)"], rows)
 
 
+def tail_study(name: str) -> str:
+    """How far the linear layers of a study ended from the closed form of their class counts."""
+    study = _load(name)["results"]
+    keys = ("tail_weights", "tail_means", "tail_product", "tail_balanced")
+    rows = []
+    for setting, one in study["settings"].items():
+        for arm in one["summary"]["arms"].values():
+            cells = [
+                f"{significant(arm['figures'][key]['mean'], 2)} ± {significant(arm['figures'][key]['std'], 1)}"
+                for key in keys
+            ]
+            rows.append([f"`{setting}`", *cells])
+    return _table(["setting", "W Wᵀ", "Hᵀ H", "W H", "W Wᵀ from the frame of equal counts"], rows)
+
+
 _WHEN = {"last": "last epoch", "best": "best validation epoch"}
 
 
@@ -364,6 +379,7 @@ VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@V
     "differences": study_differences,
     "equal_loss": study_equal_loss,
     "regression": regression_study,
+    "tail": tail_study,
 }
 
 

@@ -63,12 +63,12 @@ def run_validate(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.recipe, args.overrides)
     each = list(expand_settings(recipe).values()) or [recipe]
-    parameters = [check_buildable(setting) for setting in each][0]
+    sizes = [check_buildable(setting) for setting in each]
     arms, seeds = len(recipe.arms), len(recipe.seeds)
     settings = f"{len(recipe.settings)} settings x " if recipe.settings else ""
     print(
         f"ok: {recipe.name}: {settings}{arms} arms x {seeds} seeds = {len(each) * arms * seeds} runs of "
-        f"{recipe.epochs} epochs, {recipe.model} ({parameters:,} parameters) on {recipe.dataset}"
+        f"{recipe.epochs} epochs, {recipe.model} ({sizes[0]:,} parameters) on {recipe.dataset}"
     )
     return 0
 
