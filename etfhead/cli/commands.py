@@ -140,6 +140,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
-    if isinstance(error, (ValueError, OSError)):
+    unknown_user = isinstance(error, RuntimeError) and "home directory" in str(error)  # pathlib, of ~nobody
+    if isinstance(error, (ValueError, OSError)) or unknown_user:
         return " ".join(str(error).split())
     return None

@@ -47,6 +47,10 @@ def _inside(value: float, bounds: dict[str, float]) -> bool:
     return math.isfinite(value) and all(holds[name] for name in bounds)
 
 
+def _is_huge(number: float) -> bool:
+    return isinstance(number, int) and abs(number) >= 2**63  # float() and tensors stop somewhere above
+
+
 def check_bounds(record: Arm | Recipe) -> None:
     """Hold every number of a record against the bounds beside its field.
 
@@ -59,6 +63,8 @@ def check_bounds(record: Arm | Recipe) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue
+            if _is_huge(number):
+                raise FieldError((field.name,), "expected a number below 2^63")
             if not _inside(number, bounds):
                 wanted = " and ".join(f"{_SYMBOLS[name]} {bound:g}" for name, bound in bounds.items())
                 raise FieldError(

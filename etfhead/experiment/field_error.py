@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["FieldError"]
+__all__ = ["FieldError", "printable"]
+
+
+def printable(text: str) -> str:
+    r"""Text on one line: what cannot be shown as its escape sequence.
+
+    >>> printable("a\nb"), printable("é")
+    ('a\\nb', 'é')
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class FieldError(ValueError):
@@ -14,6 +23,6 @@ class FieldError(ValueError):
     """
 
     def __init__(self, path: tuple[str, ...], message: str) -> None:
-        super().__init__(f"{'.'.join(path)}: {message}" if path else message)
+        super().__init__(f"{printable('.'.join(path))}: {message}" if path else message)
         self.path = path
         self.message = message

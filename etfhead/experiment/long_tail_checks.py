@@ -54,9 +54,7 @@ def check_long_tail_arm(arm: Arm) -> None:
     if arm.frame in COUNTED_FRAMES and arm.head == "multilabel_etf":
         raise FieldError(("frame",), f"{arm.frame} counts one class an image; write head: etf")
     if arm.frame in COUNTED_FRAMES and arm.orient not in (None, "none"):
-        raise FieldError(
-            ("orient",), f"turns a simplex to the data in place of frame: {arm.frame}; remove one"
-        )
+        raise FieldError(("orient",), f"puts a simplex in place of frame: {arm.frame}; remove one")
     if arm.reweight_from is not None and arm.loss not in REWEIGHTED_LOSSES:
         raise FieldError(("reweight_from",), f"only with loss: {', '.join(REWEIGHTED_LOSSES)}; remove it")
     if arm.reweight_beta is not None and arm.reweight_from is None:

@@ -49,7 +49,8 @@ def check_noise(recipe: Recipe) -> None:
             raise FieldError((key,), "numbers all classes of the data set; remove classes")
     if recipe.redraw and kind is None and recipe.imbalance_factor is None:
         raise FieldError(
-            ("redraw",), "has no effect without noise_kind or imbalance_factor: nothing else is drawn; remove it"
+            ("redraw",),
+            "has no effect without noise_kind or imbalance_factor: nothing else is drawn; remove it",
         )
     _check_classes(recipe)
 

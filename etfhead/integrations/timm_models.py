@@ -79,8 +79,8 @@ def _swapped(build: Callable[..., nn.Module], options: dict[str, Any], *args: An
     head = ours.pop("head", "etf")
     if head in _FOLLOWING:
         raise ValueError(
-            f"etf_head={head!r} needs update_heads(model, target) after each step, which an unchanged trainer "
-            "does not call; take 'etf', or a loop of your own"
+            f"etf_head={head!r} needs update_heads(model, target) after each step, and an unchanged trainer "
+            "does not call it; take 'etf', or a loop of your own"
         )
     model = build(*args, **{key: value for key, value in options.items() if not key.startswith(PREFIX)})
     swap_head(model, head, **ours)

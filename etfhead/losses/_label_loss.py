@@ -13,6 +13,7 @@ __all__ = [
     "LabelLoss",
     "Reduction",
     "check_not_negative",
+    "check_range",
     "classes_of",
     "evaluate",
     "expected",
@@ -92,6 +93,20 @@ def check_not_negative(**options: float) -> None:
             raise ValueError(f"{name}={value!r}: expected a number of at least 0")
 
 
+def check_range(target: Tensor, classes: int) -> None:
+    """Raise a ValueError for integer targets that are no class.
+
+    A GPU checks by itself when the label is looked up; asking it here would mean to wait.
+    """
+    if target.device.type == "cpu" and len(target) and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in target.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"target: expected classes from 0 to {classes - 1}, got {low} to {high}; "
+                "leave out samples without a label first"
+            )
+
+
 def _checked_target(target: Tensor, logits: Tensor) -> Tensor:
     """Classes as int64, or class weights in the type of the logits."""
     if target.is_floating_point() and target.shape == logits.shape:
@@ -102,14 +117,7 @@ def _checked_target(target: Tensor, logits: Tensor) -> Tensor:
             f"target: expected integer classes ({len(logits)},) or float class weights "
             f"{tuple(logits.shape)}, got {target.dtype} {tuple(target.shape)}"
         )
-    # A GPU checks by itself when the label is looked up; asking it here would mean to wait.
-    if target.device.type == "cpu" and len(target) and not torch.compiler.is_compiling():
-        low, high = (int(bound) for bound in target.aminmax())
-        if low < 0 or high >= logits.shape[1]:
-            raise ValueError(
-                f"target: expected classes from 0 to {logits.shape[1] - 1}, got {low} to {high}; "
-                "leave out samples without a label first"
-            )
+    check_range(target, logits.shape[1])
     return target.long()
 
 

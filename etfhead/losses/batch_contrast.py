@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from etfhead.losses._label_loss import check_range
+
 __all__ = ["NONLLoss", "NTCELoss", "nonl", "ntce"]
 
 Reduction = Literal["none", "mean", "sum"]
@@ -103,6 +105,7 @@ def _checked(logits: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Te
         )
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction={reduction!r}: expected 'none', 'mean' or 'sum'")
+    check_range(target, logits.shape[1])
     return logits.to(torch.promote_types(logits.dtype, torch.float32)), target.long()
 
 

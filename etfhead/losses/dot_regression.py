@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from etfhead.losses._label_loss import check_range
+
 __all__ = ["DotRegressionLoss", "dot_regression"]
 
 Reduction = Literal["none", "mean", "sum"]
@@ -71,6 +73,7 @@ def _class_weights(target: Tensor, logits: Tensor) -> Tensor:
     if target.is_floating_point() and target.shape == logits.shape:
         return target.to(dtype)
     if not target.is_floating_point() and target.shape == logits.shape[:1]:
+        check_range(target, logits.shape[1])
         return nn.functional.one_hot(target.long(), logits.shape[1]).to(dtype)
     raise ValueError(
         f"target: expected integer classes ({len(logits)},) or float class weights {tuple(logits.shape)}, "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from etfhead.frames.imbalanced import checked_counts
+from etfhead.losses._label_loss import check_range
 
 __all__ = ["LDAMLoss", "ldam", "ldam_margins"]
 
@@ -99,6 +100,7 @@ def _with_margins(
         raise ValueError(f"reduction={reduction!r}: expected 'none', 'mean' or 'sum'")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing={label_smoothing!r}: expected a number in [0, 1]")
+    check_range(target, logits.shape[1])
     _check_scale(scale)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = target.long()

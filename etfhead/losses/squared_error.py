@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from etfhead.losses._label_loss import check_range
+
 __all__ = ["SquaredErrorLoss", "squared_error"]
 
 Reduction = Literal["none", "mean", "sum"]
@@ -43,6 +45,7 @@ def squared_error(logits: Tensor, target: Tensor, *, reduction: Reduction = "mea
     if target.is_floating_point() and target.shape == logits.shape:
         rows = target.to(wide.dtype)
     elif not target.is_floating_point() and target.shape == logits.shape[:1]:
+        check_range(target, logits.shape[1])
         rows = nn.functional.one_hot(target.long(), logits.shape[1]).to(wide.dtype)
     else:
         raise ValueError(

@@ -87,7 +87,7 @@ def fixed_buffers(model: nn.Module, *, from_data: bool = True) -> list[str]:
     """
     names = []
     for prefix, head in model.named_modules():
-        if isinstance(head, FixedHead) and (from_data or head.frame is head.first_frame):
+        if isinstance(head, FixedHead) and (from_data or head.frame.free_of_data):
             own = {"weight", "bias", "frame_id", *head._factor_names.values()} & head._buffers.keys()
             names += [f"{prefix}.{name}" if prefix else name for name in sorted(own)]
     return names

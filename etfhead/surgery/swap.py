@@ -141,6 +141,7 @@ def fold_head(model: M) -> M:
         if id(module) in folded:
             model.set_submodule(name, folded[id(module)])
     unmark_fixed_buffers(model)
+    _forget_options(model)
     return model
 
 
@@ -210,6 +211,14 @@ def _announce(model: nn.Module, name: str, num_classes: int, before: int) -> Non
         config: Any = getattr(module, "config", None)
         if isinstance(getattr(config, "num_labels", None), int) and config.num_labels != num_classes:
             config.num_labels = num_classes
+
+
+def _forget_options(model: nn.Module) -> None:
+    """Leave the options of etfhead's timm plugin out of what timm writes beside the weights."""
+    inner, _ = inner_model(model)
+    options = getattr(inner, "_model_args", None)
+    if isinstance(options, dict):
+        inner._model_args = {k: v for k, v in options.items() if not k.startswith("etf_")}  # type: ignore[assignment]
 
 
 @contextmanager

@@ -52,6 +52,10 @@ def test_a_smoke_run_has_outliers_too_and_a_result_knows_its_own():
     assert "ood_dataset: npz" in dump_recipe(recipe)
     prints = [
         make_fingerprint(each, "etf", 0, data_digest="")
-        for each in (recipe, replace(recipe, ood_root="z"), replace(recipe, ood_dataset="digits", ood_root=None))
+        for each in (
+            recipe,
+            replace(recipe, ood_root="z"),
+            replace(recipe, ood_dataset="digits", ood_root=None),
+        )
     ]
     assert prints[0] == prints[1] != prints[2]

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-__all__ = ["explore", "one_line", "sizes"]
+__all__ = ["attempt", "explore", "one_line", "sizes"]
 
 _QUIET = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 
@@ -30,6 +30,14 @@ def explore(size, strategy, check):
         check(case)
 
     run()
+
+
+def attempt(call, *refusals):
+    """What a call returns and None; or None and the error with which it refuses."""
+    try:
+        return call(), None
+    except refusals as error:
+        return None, error
 
 
 def one_line(error):

@@ -14,18 +14,22 @@ from tests.fuzz.exploring import explore, sizes
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 OPTIONS = [field.name for field in dataclasses.fields(Arm)]
-TEXT = st.text(max_size=6)
+# Nothing here may lead out of the folder of the test: `cp` writes where it is told to.
+TEXT = st.text(max_size=6).filter(lambda text: "/" not in text and not text.startswith(("~", "..")))
 VALUES = st.one_of(
     st.sampled_from(
-        ["1", "0", "-1", "1e-3", "1e999", "nan", ".nan", "null", "~", "true", "[0, 1]", "0,1", "{a: 1}", "[", "{",
-         "etf", "linear", "digits", "npz", "'", "&a", "*a", "!!python/object:os.system", "a: b", "", " ", "9" * 5000]
+        ["1", "0", "-1", "1e-3", "1e999", "nan", ".nan", "null", "~", "true", "[0, 1]", "0,1", "{a: 1}", "[",
+         "{", "etf", "linear", "digits", "npz", "'", "&a", "*a", "!!python/object:os.system", "a: b", "", " ",
+         "9" * 5000]
     ),
     st.integers().map(str),
     st.floats().map(str),
     TEXT,
 )  # fmt: skip
 KEYS = st.one_of(
-    st.sampled_from([*FIELDS, *(f"arms.etf.{name}" for name in OPTIONS), "arms.new.head", "arms", "settings.a.lr"]),
+    st.sampled_from(
+        [*FIELDS, *(f"arms.etf.{name}" for name in OPTIONS), "arms.new.head", "arms", "settings.a.lr"]
+    ),
     st.lists(st.one_of(TEXT, st.sampled_from(["arms", "lr", "settings"])), max_size=3).map(".".join),
 )
 OVERRIDES = st.one_of(
@@ -35,9 +39,9 @@ OVERRIDES = st.one_of(
 )
 WORDS = st.one_of(
     st.sampled_from(
-        ["ls", "show", "cp", "report", "export", "predict", "theory", "quickstart", "--help", "-h", "--version",
-         "--debug", "--out", "--resume", "--arm", "--seed", "--format", "timm", "md", "--top-k", "0", "-1", "--json",
-         "--", ".", "/", "~", "..", "--weights", "best", "--tolerance", "nan", "\x00", "\ud800"]
+        ["ls", "show", "cp", "report", "export", "predict", "theory", "quickstart", "--help", "-h",
+         "--version", "--debug", "--out", "--resume", "--arm", "--seed", "--format", "timm", "md", "--top-k",
+         "0", "-1", "--json", "--", ".", "--weights", "best", "--tolerance", "nan", "\x00", "\ud800"]
     ),
     TEXT,
 )  # fmt: skip
@@ -74,6 +78,11 @@ def check(argv):
     for name in os.listdir():  # what `cp` has written must not change the next case
         if os.path.isfile(name):
             os.unlink(name)
+
+
+def test_the_home_of_nobody_is_bad_input(elsewhere):
+    check(["show", "~no-such-user"])
+    check(["cp", "quickstart", "~no-such-user/x.yaml"])
 
 
 @sizes(60, 1200)

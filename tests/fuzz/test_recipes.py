@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.schema import dump_recipe, expand_settings, recipe_from_dict, smoke
 from etfhead.experiment.schema.yaml_lines import parse_yaml
-from tests.fuzz.exploring import explore, one_line, sizes
+from tests.fuzz.exploring import attempt, explore, one_line, sizes
 
 BASE = {
     "name": "fuzz",
@@ -22,7 +22,24 @@ BASE = {
     "baseline": "linear",
 }
 WORDS = st.sampled_from(
-    ["", "none", "null", "~", "yes", "off", "1e-3", "0x1F", "1_000", ".nan", "-", "a: b", "#", "\x00", "\u2028", "é"]
+    [
+        "",
+        "none",
+        "null",
+        "~",
+        "yes",
+        "off",
+        "1e-3",
+        "0x1F",
+        "1_000",
+        ".nan",
+        "-",
+        "a: b",
+        "#",
+        "\x00",
+        "\u2028",
+        "é",
+    ]
 )
 TEXT = st.one_of(st.text(max_size=8), WORDS)
 NUMBERS = st.one_of(
@@ -68,16 +85,22 @@ def options(kind, without=()):
     hints = {key: hint for key, hint in get_type_hints(kind).items() if key not in without}
     keys = st.one_of(st.sampled_from(sorted(hints)), TEXT)
     entry = keys.flatmap(
-        lambda key: st.tuples(st.just(key), st.one_of(fitting(hints[key]), ANYTHING) if key in hints else ANYTHING)
+        lambda key: st.tuples(
+            st.just(key), st.one_of(fitting(hints[key]), ANYTHING) if key in hints else ANYTHING
+        )
     )
     return st.lists(entry, max_size=4).map(dict)
 
 
 ARMS = st.dictionaries(
-    st.one_of(st.sampled_from(["linear", "etf", "a-b", "Etf"]), TEXT), st.one_of(options(Arm), ANYTHING), max_size=3
+    st.one_of(st.sampled_from(["linear", "etf", "a-b", "Etf"]), TEXT),
+    st.one_of(options(Arm), ANYTHING),
+    max_size=3,
 )
 CHANGED = st.tuples(options(Recipe, without=("arms", "settings")), st.one_of(st.none(), ARMS, ANYTHING))
-SETTINGS = st.dictionaries(TEXT, st.one_of(options(Recipe, without=("arms", "settings")), ANYTHING), max_size=2)
+SETTINGS = st.dictionaries(
+    TEXT, st.one_of(options(Recipe, without=("arms", "settings")), ANYTHING), max_size=2
+)
 MAPPINGS = st.one_of(
     CHANGED.map(lambda found: {**BASE, **found[0], **({} if found[1] is None else {"arms": found[1]})}),
     st.tuples(options(Recipe, without=("arms", "settings")), SETTINGS).map(
@@ -89,9 +112,8 @@ MAPPINGS = st.one_of(
 
 
 def check_mapping(data):
-    try:
-        recipe = recipe_from_dict(data)
-    except ValueError as error:
+    recipe, error = attempt(lambda: recipe_from_dict(data), ValueError)
+    if error is not None:
         assert one_line(error), repr(str(error))
         return
     text = dump_recipe(recipe)
@@ -101,10 +123,8 @@ def check_mapping(data):
     if not _has_nan(dataclasses.asdict(recipe)):
         assert again == recipe
     for each in (recipe, *expand_settings(recipe).values()):
-        try:
-            smoke(each)
-        except ValueError as error:
-            assert one_line(error), repr(str(error))
+        _, error = attempt(lambda each=each: smoke(each), ValueError)
+        assert error is None or one_line(error), repr(str(error))
 
 
 def _has_nan(value):
@@ -121,23 +141,22 @@ def test_a_mapping_is_a_recipe_or_refused_in_a_line(size):
 
 
 TOKENS = st.sampled_from(
-    ["name", "arms", "lr", ": ", ":", "\n", "  ", "- ", "[", "]", "{", "}", ", ", "&a", "*a", "!!int", "!x", "|",
-     ">", "'", '"', "1e9", "-0", "1:30", "010", "~", "%", "@", "`", "#", "? ", "---\n", "...", "\t", "<<", "\ufeff"]
+    ["name", "arms", "lr", ": ", ":", "\n", "  ", "- ", "[", "]", "{", "}", ", ", "&a", "*a", "!!int", "!x",
+     "|", ">", "'", '"', "1e9", "-0", "1:30", "010", "~", "%", "@", "`", "#", "? ", "---\n", "...", "\t",
+     "<<", "\ufeff"]
 )  # fmt: skip
 
 
 def check_text(text):
-    try:
-        value, origins = parse_yaml(text, "fuzz.yaml")
-    except ValueError as error:
+    parsed, error = attempt(lambda: parse_yaml(text, "fuzz.yaml"), ValueError)
+    if error is not None:
         assert one_line(error), repr(str(error))
         assert "fuzz.yaml" in str(error)
         return
+    value, origins = parsed
     assert all(isinstance(part, str) for path in origins for part in path)
-    try:
-        recipe_from_dict(value)
-    except ValueError as error:
-        assert one_line(error), repr(str(error))
+    _, error = attempt(lambda: recipe_from_dict(value), ValueError)
+    assert error is None or one_line(error), repr(str(error))
 
 
 @sizes(80, 1000)

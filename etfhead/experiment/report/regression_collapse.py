@@ -42,9 +42,9 @@ NRC_CAPTION = (
     "Neural regression collapse against epoch, one panel for each figure",
     "Logarithmic axes; every figure is zero at full collapse. NRC1: features outside their first n "
     "principal components, n the number of targets. NRC2: features outside the rows of the weight. NRC3: "
-    "form of W Wᵀ, which a fixed head has from the start (below 1e-12 it is drawn as zero). Epoch 0 is the "
-    "untrained network. Lines are means over the finished seeds; bands reach from the smallest to the "
-    "largest seed.",
+    "form of W Wᵀ, which a fixed head has from the start (below 1e-12 it is drawn as zero; one for whitened "
+    "targets has another form, and stays at its distance). Epoch 0 is the untrained network. Lines are "
+    "means over the finished seeds; bands reach from the smallest to the largest seed.",
 )
 
 

@@ -25,12 +25,12 @@ __all__ = ["RELIABILITY_CAPTION", "add_reliability", "draw_reliability", "pooled
 RELIABILITY_CAPTION = (
     "Accuracy against confidence of the test predictions, one panel for each arm",
     "Best validation epoch, test images of all finished seeds together. Bars above the dotted diagonal are "
-    "right more often than they claim, bars below it less often; the grey part of a bar is the gap. Below, "
+    "right more often than they claim, bars below it less often: the gap is pale or orange. Below, "
     "the share of the images in each of the 15 bins: a bin with few images says little.",
 )
 _BINS = 15
 _WHEN = ("best", "last")
-_GAP = "#b0b0b0"
+_TOO_SURE = COLOURS[1]
 
 Bins = Mapping[str, Sequence[Any]]
 
@@ -167,9 +167,10 @@ def _draw(upper: Axes, lower: Axes, bins: Bins, colour: str) -> None:
             continue
         options: dict[str, Any] = {"width": 0.92 * width, "align": "edge", "linewidth": 0}
         left = (at + 0.04) * width
-        upper.bar(left, accuracy, color=colour, alpha=0.75, **options)
         low, high = sorted((accuracy, confidence))
-        upper.bar(left, high - low, bottom=low, color=_GAP, alpha=0.6, **options)
+        upper.bar(left, low, color=colour, alpha=0.8, **options)
+        gap = _TOO_SURE if confidence > accuracy else colour
+        upper.bar(left, high - low, bottom=low, color=gap, alpha=0.35, **options)
         lower.bar(left, 100 * count / whole, color=colour, alpha=0.75, **options)
     upper.plot([0, 100], [0, 100], color="#666666", linewidth=1, linestyle=":")
     for axis in (upper, lower):

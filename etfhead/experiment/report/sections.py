@@ -41,6 +41,11 @@ __all__ = ["build_report"]
 
 _BAND = "Lines are means over the finished seeds; bands reach from the smallest to the largest seed."
 _CUT = "Axes may leave out the first third of training, so that later differences show."
+_LOSS_OF_CLASSES = "Heads with different scales can differ in loss without differing in"
+_LOSS_OF_TARGETS = (
+    "Half the squared error of standardised targets, summed over them, for every arm: also those that train "
+    "on whitened targets."
+)
 _LEARNING_CURVES = (
     "accuracy_epoch.png",
     "accuracy_time.png",
@@ -121,8 +126,7 @@ def _captions(score: Score) -> dict[str, tuple[str, str]]:
         "score_time.png": against_time,
         "loss_epoch.png": (
             "Validation loss against epoch",
-            f"{_BAND} {_CUT} Heads with different scales can differ in loss without differing in "
-            f"{score.name}.",
+            f"{_BAND} {_CUT} {_LOSS_OF_TARGETS if score.regression else f'{_LOSS_OF_CLASSES} {score.name}.'}",
         ),
         "collapse.png": COLLAPSE_CAPTION,
         "regression_collapse.png": NRC_CAPTION,

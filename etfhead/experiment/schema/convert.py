@@ -6,7 +6,7 @@ import contextlib
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
-from etfhead.experiment.field_error import FieldError
+from etfhead.experiment.field_error import FieldError, printable
 from etfhead.experiment.schema.yaml_lines import parse_value
 from etfhead.experiment.suggest import did_you_mean
 
@@ -28,7 +28,7 @@ def describe(value: Any) -> str:
         return str(value).lower()
     kinds = {str: "text", int: "number", float: "number", dict: "mapping"}
     kind = kinds.get(type(value), "list" if isinstance(value, (list, tuple)) else type(value).__name__)
-    shown = f'"{value}"' if isinstance(value, str) else str(value)
+    shown = f'"{printable(value)}"' if isinstance(value, str) else str(value)
     return f"the {kind} {shown if len(shown) <= 60 else shown[:57] + '...'}"
 
 
@@ -80,7 +80,10 @@ def _convert_scalar(value: Any, kind: type, path: tuple[str, ...]) -> Any:
         raise FieldError(path, f"expected text, got {describe(value)}{quoted}")
     parsed = _number(value)
     if kind is float and parsed is not None:
-        return float(parsed)
+        try:
+            return float(parsed)
+        except OverflowError:
+            raise FieldError(path, f"expected a number below 1e308, got {describe(value)}") from None
     if kind is int and isinstance(parsed, int):
         return parsed
     raise FieldError(path, f"expected {'an integer' if kind is int else 'a number'}, got {describe(value)}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +174,22 @@ def test_bad_files(save, tmp_path):
         with pytest.raises(DataError, match=r"set\.npz") as caught:
             read_npz(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(6, 1), (8, 99)], ids=["said to be encrypted", "an unknown compression"]
+)
+def test_a_damaged_entry_of_the_archive(save, at, value):
+    path = Path(save(**arrays()))
+    data = bytearray(path.read_bytes())
+    for magic, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):  # the central directory has one field more
+        place = data.find(magic)
+        while place >= 0:
+            data[place + at + shift] = value
+            place = data.find(magic, place + 4)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"cannot read .*set\.npz"):
+        read_npz(str(path))
 
 
 def test_objects_in_a_file_are_never_unpickled(save, tmp_path):

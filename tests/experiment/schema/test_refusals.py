@@ -30,6 +30,11 @@ import pytest
         ("warmup_epochs: 2\n", 12, ["warmup_epochs: expected fewer than epochs (2)"]),
         ("lr: {a: 1}\n", 12, ["lr: expected a number", "got the mapping"]),
         ("mixup: .nan\n", 12, ["mixup: expected a number >= 0", "got nan"]),
+        ("mixup: .Inf\n", 12, ["mixup: expected a number >= 0", "got inf"]),
+        (f"lr: {10**400}\n", 12, ["lr: expected a number below 1e308"]),
+        (f"train_limit: {10**400}\n", 12, ["train_limit: expected a number below 2^63"]),
+        (f"train_limit: {2**63}\n", 12, ["train_limit: expected a number below 2^63"]),
+        ('lr: "a\\nb\\e[31m"\n', 12, [r'got the text "a\nb\x1b[31m"']),
     ],
 )
 def test_refusals_name_file_line_key_expected_and_got(refusal, extra, line, words):

@@ -4,7 +4,7 @@ from torch import nn
 
 from etfhead.experiment.models import etfhead_mlp
 from etfhead.experiment.training.linear_tail import DecayedTail, find_linear_tail, tail_product
-from etfhead.experiment.training.tail_geometry import TailGeometry
+from etfhead.experiment.training.tail_geometry import TailGeometry, is_predicted
 from etfhead.frames.deep_linear import deep_linear_geometry
 from etfhead.losses import SquaredErrorLoss
 
@@ -126,6 +126,13 @@ def test_geometry_sees_other_counts_and_spread():
     noise = torch.Generator().manual_seed(0)
     spread = [(x + 0.3 * torch.randn(x.shape, generator=noise), y) for x, y in batches]
     assert TailGeometry(model, criterion, spread, COUNTS).measure()["tail_nc1"] > 0.05
+
+
+def test_only_squared_error_has_a_prediction_to_compare_with():
+    model, _ = at_the_optimum()
+    assert is_predicted(DecayedTail(SquaredErrorLoss(), model, DECAYS, 21))
+    assert not is_predicted(DecayedTail(nn.CrossEntropyLoss(), model, DECAYS, 21))
+    assert not is_predicted(SquaredErrorLoss())
 
 
 def test_decays_that_leave_nothing_are_refused():

@@ -27,8 +27,7 @@ def splits(splits):
 
 
 # Batches of 8 of 40 items: 40 is the first of epoch 2, whose samples are weighed, and 66 in its middle.
-@pytest.mark.parametrize("item", [39, 40, 66])
-@pytest.mark.parametrize("name", DEFERRED)
+@pytest.mark.parametrize(("name", "item"), [("cross_entropy", 40), ("ldam", 66)])
 def test_deferred_weights_survive_a_stop(run, recipe, splits, tmp_path, kill_at, name, item):
     recipe = dataclasses.replace(recipe, arms={"a": DEFERRED[name]}, baseline="a", mixup=0.0, cutmix=0.0)
     whole = run(recipe, tmp_path / "whole")

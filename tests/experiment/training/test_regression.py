@@ -95,6 +95,10 @@ def test_the_report_is_about_r2(finished):
     ):
         assert part in text
     assert "calibration" not in text
+    assert "accuracy" not in text.lower()
+    assert "Half the squared error of standardised targets" in text
+    arms = text.split("## Arms")[1].split("\n## ")[0]
+    assert "whiten" in arms.split("| white ")[1]
     assert (finished / "regression_collapse.png").stat().st_size > 1000
     assert not (finished / "collapse.png").exists()
     header = next(csv.reader((finished / "summary.csv").open()))
@@ -204,7 +208,7 @@ def test_images_have_real_valued_targets(tmp_path):
         ({"arms": {"learnable": Arm(loss="mse", posthoc=1.0)}}, "posthoc: class shares need classes"),
         ({"smoothing": 0.1}, "smoothing: of classes"),
         ({"mixup": 0.1}, "mixup: of classes"),
-        ({"redraw": True}, "redraw: of classes"),
+        ({"redraw": True}, "redraw: "),
         ({"primary_metric": "top1"}, "primary_metric: .*write r2 or null"),
         ({"data_root": "x"}, "data_root: .*reads no file"),
         ({"download": True}, "download: .*cannot be downloaded"),

@@ -1,0 +1,112 @@
+"""Every example runs, with at most three lines more than the plain version, which runs too."""
+
+import os
+import runpy
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+FOLDER = Path(__file__).parent.parent.parent / "examples"
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "digits")
+MARK = "  # etfhead\n"
+
+
+def plain(script):
+    """The example without its marked lines."""
+    return "".join(line for line in script.read_text().splitlines(True) if not line.endswith(MARK))
+
+
+@contextmanager
+def as_before():
+    """Accelerate keeps its settings in class attributes; etf_ names stay in timm's registry."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    shared = [kind._shared_state for kind in (AcceleratorState, GradientState, PartialState)]
+    saved = [dict(state) for state in shared]
+    rng = torch.get_rng_state()
+    for state in shared:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, before in zip(shared, saved, strict=True):
+            state.clear()
+            state.update(before)
+        torch.set_rng_state(rng)
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """Run a script as ``python script`` would, on the first 128 digits, once over."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("EXAMPLE_IMAGES", "128")
+    monkeypatch.setenv("EXAMPLE_EPOCHS", "1")
+    monkeypatch.delitem(sys.modules, "digits", raising=False)
+    # Seeding functions of trainers leave these behind.
+    for variable in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(variable, "0")
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        with as_before():
+            runpy.run_path(str(script), run_name="__main__")
+
+    return run
+
+
+def loads_into_stock(state):
+    stock = timm.create_model("test_resnet", num_classes=10)
+    stock.load_state_dict(state, strict=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_at_most_three_lines_change(script):
+    text = script.read_text()
+    assert 1 <= text.count(MARK) <= 3
+    assert "etfhead" not in plain(script).partition('"""\n')[2].partition('"""\n')[2]
+    compile(plain(script), str(script), "exec")
+
+
+def test_accelerate(execute, capsys):
+    execute(FOLDER / "accelerate_loop.py")
+    assert "epoch 0: " in capsys.readouterr().out
+    loads_into_stock(load_file("digits.safetensors"))
+
+
+def test_the_plain_version_of_accelerate(execute, tmp_path):
+    script = tmp_path / "plain.py"
+    script.write_text(plain(FOLDER / "accelerate_loop.py"))
+    execute(script)
+    loads_into_stock(load_file("digits.safetensors"))
+
+
+def test_hf_trainer(execute, capsys):
+    transformers = pytest.importorskip("transformers")
+    execute(FOLDER / "hf_trainer.py")
+    assert "accuracy: " in capsys.readouterr().out
+    again = transformers.TimmWrapperForImageClassification.from_pretrained("digits")
+    assert type(again.timm_model.get_classifier()) is torch.nn.Linear
+    loads_into_stock(again.timm_model.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lightning_trainer", "fabric_loop"])
+def test_lightning(execute, name):
+    pytest.importorskip("lightning", reason="pip install lightning")
+    execute(FOLDER / f"{name}.py")
+    loads_into_stock(torch.load("digits.pt", weights_only=True))
+
+
+@pytest.mark.slow
+def test_timm_train_py(execute):
+    script = os.environ.get("TIMM_TRAIN_PY")
+    if not script:
+        pytest.skip("timm installs no train.py: set TIMM_TRAIN_PY to that of a clone")
+    execute(FOLDER / "timm_train.py", script)
+    loads_into_stock(torch.load("digits.pt", weights_only=True))
