@@ -50,7 +50,8 @@ def test_cp_copies_to_a_file_or_folder_with_comments(call, tmp_path, monkeypatch
     (copy,) = tmp_path.rglob("*.yaml")
     assert code == 0
     assert copy.name == ("copy.yaml" if "copy" in dest else "quickstart.yaml")
-    assert copy.read_bytes() == list_recipes()[-1].path.read_bytes()
+    (shipped,) = (info.path for info in list_recipes() if info.name == "quickstart")
+    assert copy.read_bytes() == shipped.read_bytes()
     assert f"etfhead run {copy.relative_to(tmp_path)}" in out
 
 

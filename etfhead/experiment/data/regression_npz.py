@@ -37,7 +37,7 @@ def _checked_targets(path: Path, y: npt.NDArray[Any]) -> npt.NDArray[np.float64]
 
 
 def _checked_inputs(path: Path, x: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    if len(x) != count:
+    if x.ndim and len(x) != count:
         raise DataError(f"{path}: y holds {count} rows, expected one for each of {len(x)} rows of x")
     if x.ndim > 2:
         if x.dtype != np.uint8 or x.ndim > 4 or (x.ndim == 4 and x.shape[3] not in (1, 3)) or 0 in x.shape:

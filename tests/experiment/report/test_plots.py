@@ -116,8 +116,8 @@ def test_nothing_finished_draws_nothing(fake_run):
 
 
 def test_names_are_shown_literally(fake_run):
-    tops = {"linear": [90.0, 90.5], r"_$\frac{": [91.0, 91.2]}
-    labels = figures(*_load(fake_run(tops, heads={r"_$\frac{": "etf"})))["accuracy_epoch.png"].legends[0]
+    tops = {"linear": [90.0, 90.5], "_$^{": [91.0, 91.2]}
+    labels = figures(*_load(fake_run(tops, heads={"_$^{": "etf"})))["accuracy_epoch.png"].legends[0]
     assert len(labels.get_texts()) == 2
     assert draw(*_load(fake_run(tops, name="again")))
 

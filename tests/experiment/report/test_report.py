@@ -42,8 +42,17 @@ def test_every_promised_file_is_written_and_nothing_is_left_behind(fake_run):
     before = {path.name for path in folder.iterdir()}
     page = write_report(folder)
     assert page == folder / "report.html"
-    of_label_sets = {"score_epoch.png", "score_time.png"}
-    assert {path.name for path in folder.iterdir()} - before == set(FILES) - of_label_sets
+    of_other_data = {
+        "score_epoch.png",
+        "score_time.png",
+        "regression_collapse.png",
+        "memorization.png",
+        "features.png",
+        "class_frequency.png",
+        "tail_geometry.png",
+        "reliability.png",
+    }
+    assert {path.name for path in folder.iterdir()} - before == set(FILES) - of_other_data
 
 
 def test_page_is_well_formed_and_self_contained(fake_run):
