@@ -318,6 +318,22 @@ def regression_study(name: str) -> str:
     return _table([*header, "NRC1 (fell by)", "NRC2 (fell by)"], rows)
 
 
+def by_frequency(name: str) -> str:
+    """A long tail: accuracy of all, many-, medium- and few-shot classes, with the difference of few-shot."""
+    summary = _load(name)["results"]
+    rows = []
+    for arm, result in summary["arms"].items():
+        figures, pairs = result["figures"], result.get("differences", {})
+        names = ("test_top1_best", *(f"test_top1_{part}_best" for part in ("many", "medium", "few")))
+        minus = [
+            f"{pairs[key]['mean']:+.2f}{_interval(pairs[key], 2)}" if pairs.get(key) else ""
+            for key in ("test_top1_best", "test_top1_few_best")
+        ]
+        rows.append([f"`{arm}`", *(_spread(figures[key], 2) for key in names), *minus])
+    header = ["arm", "test accuracy (%)", "many-shot", "medium", "few-shot", "difference [95 %]"]
+    return _table([*header, "few-shot difference"], rows) + f"\n\n{summary['verdict']}"
+
+
 def tail_study(name: str) -> str:
     """How far the linear layers of a study ended from the closed form of their class counts."""
     study = _load(name)["results"]
@@ -351,6 +367,8 @@ _COMPARISONS = (
     "many_classes_photos",
     "few_classes_photos",
     "orientation",
+    "long_tail_fashion",
+    "long_tail_real",
 )
 _LABEL_FIGURES = {  # of a multi-label comparison; its reports have more
     "exact_match": "exact match",
@@ -380,6 +398,7 @@ VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@V
     "equal_loss": study_equal_loss,
     "regression": regression_study,
     "tail": tail_study,
+    "frequency": by_frequency,
 }
 
 

@@ -71,12 +71,12 @@ def _entry_point(name: str, build: Callable[..., nn.Module]) -> Callable[..., nn
 
 
 def _swapped(build: Callable[..., nn.Module], options: dict[str, Any], *args: Any) -> nn.Module:
-    ours = {
+    ours: dict[str, Any] = {
         key.removeprefix(PREFIX): None if value == "none" else value
         for key, value in options.items()
         if key.startswith(PREFIX)
     }
-    head = ours.pop("head", "etf")
+    head: Any = ours.pop("head", "etf")
     if head in _FOLLOWING:
         raise ValueError(
             f"etf_head={head!r} needs update_heads(model, target) after each step, and an unchanged trainer "

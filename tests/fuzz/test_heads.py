@@ -13,7 +13,11 @@ from etfhead.surgery.head_factory import HEADS
 from tests.fuzz.exploring import attempt, explore, one_line, sizes
 
 KNOWN = {
-    name: sorted(key for key, p in inspect.signature(kind).parameters.items() if p.kind is p.KEYWORD_ONLY and key != "class_counts")
+    name: sorted(
+        key
+        for key, p in inspect.signature(kind).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and key != "class_counts"
+    )
     for name, (kind, _) in HEADS.items()
 }
 WORDS = st.sampled_from(

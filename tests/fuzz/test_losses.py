@@ -85,6 +85,7 @@ def made(name, options):
     needed = {
         "active_passive": {"active": "normalized_cross_entropy", "passive": "mean_absolute_error"},
         "active_negative": {"active": "normalized_cross_entropy"},
+        "logit_clip": {"loss": "generalized_cross_entropy"},  # torch's own says RuntimeError
     }
     return build_class_loss(name, {**needed.get(name, {}), **options}, FACTS)
 

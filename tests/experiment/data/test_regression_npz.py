@@ -116,6 +116,7 @@ def test_a_limit_keeps_so_many_training_samples(save):
         ({"y": np.zeros((N, 0))}, "y is float64 of shape .*expected real numbers"),
         ({"x": np.array([["a"] * D] * N)}, "x is <U1 .*categories have to be coded"),
         ({"x": np.zeros((N, 4, 4))}, "x is float64 of shape .*expected images, uint8"),
+        ({"x": np.zeros(())}, r"x is float64 of shape \(\), expected a table"),
         ({"x": np.zeros((N, 4, 4, 2), dtype=np.uint8)}, "expected images, uint8"),
         ({"x": np.zeros((N - 1, D))}, "y holds 60 rows, expected one for each of 59"),
         ({"target_names": np.array(["a", "a", "b"])}, "target_names repeats a name"),
