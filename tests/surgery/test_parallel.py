@@ -13,7 +13,7 @@ from etfhead import ETFHead, align_head, fold_head, swap_head
 from etfhead.frames.fitted import ClassMeansFrame
 from etfhead.heads import update_heads
 from etfhead.surgery import prepare_ddp
-from etfhead.surgery.parallel import FixedBuffers
+from etfhead.surgery.parallel import FixedBuffers, unmark_fixed_buffers
 
 DDP = nn.parallel.DistributedDataParallel
 dist = torch.distributed
@@ -152,6 +152,23 @@ def test_prepare_ddp_takes_the_first_processs_vectors(tmp_path):
     first, second = in_two_processes(_prepared_after_one_loaded, tmp_path)
     assert torch.equal(first["weight"], second["weight"])
     assert set(first["listed"]) == {"3.weight", "3.bias", "3.frame_id"}
+
+
+def _bytes_sent(rank, K, d):
+    def sent(model):
+        return sum(b.numel() * b.element_size() for b in DDP(model).modules_buffers)
+
+    model = nn.Sequential(nn.Linear(3, d), nn.Linear(d, K))
+    stock = sent(model)
+    swap_head(model, classifier="1", neck=None, basis="haar")
+    marked = sent(model)
+    unmark_fixed_buffers(model)
+    return {"stock": stock, "marked": marked, "unmarked": sent(model)}
+
+
+def test_the_bytes_that_the_card_names(tmp_path):
+    (found, _) = in_two_processes(_bytes_sent, tmp_path, 40, 64)
+    assert found == {"stock": 0, "marked": 0, "unmarked": 4 * (40 * 64 + 40 + 64)}
 
 
 def marks(model):
