@@ -270,7 +270,7 @@ def _checked_energy(feature_energy: float | str, in_features: int) -> float:
     if feature_energy == "auto":
         return float(in_features)
     number = isinstance(feature_energy, int | float) and not isinstance(feature_energy, bool)
-    if not number or not 0 < feature_energy < math.inf:
+    if not number or not 0 < float(feature_energy) < math.inf:
         raise ValueError(f"feature_energy={feature_energy!r}: expected a positive number or 'auto'")
     return float(feature_energy)
 

@@ -105,6 +105,15 @@ def build_head(
         return kind(in_features, K, **options, **like).train(layer.training)
     except ValueError as error:
         raise ValueError(f"classifier {name!r} (in_features={in_features}): {error}") from error
+    except (TypeError, RuntimeError) as error:
+        # Tensors are compared with an error of their own; other errors of torch are not about options.
+        if isinstance(error, RuntimeError) and not str(error).startswith("Boolean value of Tensor"):
+            raise
+        given = ", ".join(f"{key}: {type(value).__name__}" for key, value in options.items())
+        raise ValueError(
+            f"classifier {name!r} (in_features={in_features}): an option of head={head!r} has a type that it "
+            f"does not take; got {given} ({error})"
+        ) from error
 
 
 def _fresh_layer(layer: nn.Module, num_classes: int, **options: Any) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import nn
 from etfhead.heads import update_heads
 from etfhead.surgery import find_heads, swap_head
 from etfhead.surgery.head_factory import HEADS
-from tests.fuzz.exploring import attempt, explore, one_line, sizes
+from tests.fuzz.exploring import attempt, explore, sizes
 
 KNOWN = {
     name: sorted(
@@ -71,7 +71,7 @@ def test_a_head_works_or_says_why_not(size, head):
             lambda: swap_head(model, head, classifier="1", **sizes_given, **chosen), ValueError
         )
         if error is not None:
-            assert one_line(error), repr(str(error))
+            assert str(error)
             assert list(model) == before
             return
         images = torch.randn(6, width, generator=torch.Generator().manual_seed(0))
