@@ -341,10 +341,8 @@ def tail_study(name: str) -> str:
     rows = []
     for setting, one in study["settings"].items():
         for arm in one["summary"]["arms"].values():
-            cells = [
-                f"{significant(arm['figures'][key]['mean'], 2)} ± {significant(arm['figures'][key]['std'], 1)}"
-                for key in keys
-            ]
+            found = [arm["figures"][key] for key in keys]
+            cells = [f"{significant(f['mean'], 2)} ± {significant(f['std'], 1)}" for f in found]
             rows.append([f"`{setting}`", *cells])
     return _table(["setting", "W Wᵀ", "Hᵀ H", "W H", "W Wᵀ from the frame of equal counts"], rows)
 

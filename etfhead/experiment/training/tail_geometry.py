@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from etfhead.surgery.class_pass import evaluating
 __all__ = ["TailGeometry", "is_predicted", "tail_optimum"]
 
 
-def is_predicted(criterion: nn.Module) -> bool:
+def is_predicted(criterion: nn.Module) -> TypeGuard[DecayedTail]:
     """Whether theory knows where a training loss ends: squared error with the decays of its tail."""
     return isinstance(criterion, DecayedTail) and isinstance(criterion.loss, SquaredErrorLoss)
 
