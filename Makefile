@@ -31,6 +31,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.installed-dev
+	@$(BIN)/python -m pip install --quiet 'lightning>=2.4'
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/.installed-dev

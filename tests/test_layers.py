@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "metrics": {"frames", "heads", "surgery"},
     "theory": {"frames", "heads"},
     "surgery": {"heads", "frames"},
+    "integrations": {"heads", "frames", "surgery"},
     "experiment": {"frames", "heads", "losses", "metrics", "theory", "surgery", "errors", "_version"},
     "cli": {"experiment", "theory", "errors", "_version"},
     "recipes": set(),

@@ -176,7 +176,8 @@ class ETFHead(FixedHead):
 
     def extra_repr(self) -> str:
         """Frame, coherence and scale for ``print(model)``."""
-        scale = "meta" if self.scale.is_meta else f"{self.scale.item():.4g}"
+        hidden = "meta" if self.scale.is_meta else "sharded" if hasattr(self.scale, "to_local") else None
+        scale = hidden or f"{self.scale.item():.4g}"
         kind = "learnable" if self.scale.requires_grad else "fixed"
         fused = ", fused=True" if self.fused else ""
         return f"{describe_frame(self.frame)}, normalize={self.normalize}, scale={scale} ({kind}){fused}"

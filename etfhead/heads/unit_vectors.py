@@ -135,6 +135,7 @@ class UnitVectorHead(FollowingHead, FrameHead):
 
     def extra_repr(self) -> str:
         """Sizes and scale for ``print(model)``."""
-        scale = "meta" if self.scale.is_meta else f"{self.scale.item():.4g}"
+        hidden = "meta" if self.scale.is_meta else "sharded" if hasattr(self.scale, "to_local") else None
+        scale = hidden or f"{self.scale.item():.4g}"
         kind = "learnable" if self.scale.requires_grad else "fixed"
         return f"{super().extra_repr()}, scale={scale} ({kind})"
