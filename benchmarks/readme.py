@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from etfhead.experiment.report.by_epoch import shown_epochs
 from etfhead.experiment.report.document import Table
 from etfhead.experiment.report.formatting import significant
 from etfhead.experiment.report.score import DECODINGS, score_of_summary
+from etfhead.experiment.report.stats import paired_difference
 from etfhead.experiment.report.study_verdict import equal_loss_sentence
 
 _ROOT = Path(__file__).parent.parent
@@ -334,6 +336,26 @@ def by_frequency(name: str) -> str:
     return _table([*header, "few-shot difference"], rows) + f"\n\n{summary['verdict']}"
 
 
+def memorization_study(name: str) -> str:
+    """Dilation and memorization of each loss and head, and dilation minus that of the head's first arm."""
+    rows = []
+    for setting, one in _load(name)["results"]["settings"].items():
+        first: dict[str, Any] = {}  # the arms of a head begin with plain cross-entropy
+        for arm, entry in one["summary"]["arms"].items():
+            figures = entry["figures"]
+            dilation = figures["md_dilation"]["values"]
+            plain = first.setdefault(entry["settings"]["head"], dilation)
+            pair = None if plain is dilation else paired_difference(dilation, plain)
+            minus = "" if pair is None else f"{pair.mean:+.3f}{_interval(asdict(pair), 3)}"
+            cells = [
+                _spread(figures[key], 3) if figures.get(key) else ""
+                for key in ("md_dilation", "md_memorization_relative", "md_memorized_fraction")
+            ]
+            rows.append([f"`{setting}`", f"`{arm}`", cells[0], minus, *cells[1:]])
+    header = ["setting", "arm", "dilation", "minus cross-entropy [95 %]"]
+    return _table([*header, "relative memorization", "memorized share"], rows)
+
+
 def tail_study(name: str) -> str:
     """How far the linear layers of a study ended from the closed form of their class counts."""
     study = _load(name)["results"]
@@ -396,6 +418,7 @@ VIEWS: dict[str, Callable[[str], str]] = {  # several tables of one file: NAME@V
     "equal_loss": study_equal_loss,
     "regression": regression_study,
     "tail": tail_study,
+    "memorization": memorization_study,
     "frequency": by_frequency,
 }
 
