@@ -117,6 +117,8 @@ class SparseOverparametrizationLoss(SampleState):
         for name, value in (("lr_u", lr_u), ("lr_v", lr_v), ("std", std)):
             if not 0.0 < value < math.inf:
                 raise ValueError(f"{name}={value!r}: expected a positive number")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed={seed!r}: expected an integer")
         self.lr_u, self.lr_v, self.std, self.reduction = lr_u, lr_v, std, reduction
         generator = torch.Generator().manual_seed(seed)
         for name, shape in (("u", (num_samples,)), ("v", (num_samples, num_classes))):

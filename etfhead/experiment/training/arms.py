@@ -20,7 +20,6 @@ from etfhead.experiment.training.linear_tail import DecayedTail
 from etfhead.experiment.training.long_tail_arms import counted_frame, loss_options, reweighted
 from etfhead.experiment.training.regression_arms import build_target_loss, regression_options
 from etfhead.experiment.training.rng import seed_model
-from etfhead.experiment.training.tail_geometry import is_predicted, tail_optimum
 from etfhead.experiment.training.trainable import freeze_all_but
 from etfhead.surgery import align_head, find_heads, swap_head
 from etfhead.surgery.head_factory import HEADS
@@ -129,6 +128,8 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module, facts: LossFacts) -> 
     if is_regression(recipe.dataset):
         return build_target_loss(arm, facts.target_statistics)
     if arm.tail_decay is not None:
+        from etfhead.experiment.training.tail_geometry import is_predicted, tail_optimum  # brings metrics
+
         bare = build_loss(recipe, dataclasses.replace(arm, tail_decay=None), model, facts)
         decayed = DecayedTail(bare, model, arm.tail_decay, facts.num_samples)
         if recipe.collapse_every and is_predicted(decayed):
