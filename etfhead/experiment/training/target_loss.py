@@ -38,7 +38,7 @@ class HalfSquaredError(nn.Module):
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The mean loss of a batch."""
-        outputs = outputs.float()
+        outputs, target = outputs.float(), target.float()
         if self.whitening is not None:
             whitening = self.whitening.to(outputs)
             outputs, target = outputs @ whitening.T, target @ whitening.T

@@ -187,6 +187,7 @@ def test_code_in_an_initial_checkpoint_is_never_executed(recipe, tmp_path):
 def test_every_option_of_an_arm_is_used():
     """A new field of Arm belongs to a head's options, or must be wired here or in the loss."""
     ours = {"head", "loss", "loss_options", "class_balanced", "pal_normalize", "decode", *_OF_THE_START}
+    ours |= {"frame_options", "tail_decay", "posthoc", "reweight_from", "reweight_beta"}
     fields = {field.name for field in dataclasses.fields(Arm)}
     assert fields == ours | {option for options in HEAD_OPTIONS.values() for option in options}
     for head, options in HEAD_OPTIONS.items():

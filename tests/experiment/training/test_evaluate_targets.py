@@ -8,13 +8,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from etfhead.errors import TrainingError
 from etfhead.experiment.data.target_scaling import fit_scaling
 from etfhead.experiment.training.evaluate_targets import evaluate_targets
+from etfhead.experiment.training.session import make_accelerator
 
 
 @pytest.fixture
-def accelerator():
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=True)
+def accelerator(recipe):
+    with make_accelerator(recipe) as made:
+        yield made
 
 
 def split(seed=0, count=37):

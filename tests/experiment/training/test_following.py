@@ -199,8 +199,8 @@ def test_a_streamed_head_is_tried_before_the_run(run, plain, tmp_path, monkeypat
     tried = []
     build = runner.build_loss
 
-    def watch(recipe, arm, model):
-        loss = build(recipe, arm, model)
+    def watch(recipe, arm, model, facts):
+        loss = build(recipe, arm, model, facts)
         tried.append((arm.fused, model.training))
         return loss
 

@@ -119,7 +119,7 @@ def test_the_figures_are_those_of_the_last_weights(noisy, tmp_path):
 
 
 def test_without_noise_nothing_of_it_is_written(noisy, tmp_path):
-    out = run(replace(noisy, noise_kind=None, noise_rate=0.0, epochs=1), tmp_path / "out")
+    out = run(replace(noisy, noise_kind=None, noise_rate=0.0, redraw=False, epochs=1), tmp_path / "out")
     result, rows = read(out)
     assert not any(
         key.startswith("md_") or "true" in key for row in (*rows, result["initial"]) for key in row
@@ -211,4 +211,4 @@ def test_a_loss_that_needs_the_transition_matrix_gets_it(noisy, tmp_path):
     recipe = replace(noisy, arms={"forward": arm}, baseline="forward", epochs=1)
     assert read(run(recipe, tmp_path / "out"), "forward")[0]["complete"]
     with pytest.raises(ValueError, match="needs a transition matrix"):
-        run(replace(recipe, noise_kind=None, noise_rate=0.0), tmp_path / "other")
+        run(replace(recipe, noise_kind=None, noise_rate=0.0, redraw=False), tmp_path / "other")
