@@ -54,6 +54,8 @@ def _study(run: Path) -> dict[str, Any]:
     summary = {key: value for key, value in summarize_study(run, epochs=True).items() if key != "runs"}
     for one in summary["settings"].values():
         for entry in (one["summary"] or {"arms": {}})["arms"].values():
+            for key in ("memorization_by_epoch", "ratios"):
+                entry.pop(key, None)
             for key in [key for key in entry if key.endswith("_by_epoch")]:
                 rows = entry[key]
                 shown = shown_epochs(max((row["epoch"] for row in rows), default=0))
@@ -69,7 +71,9 @@ def main() -> None:
     content = collected(args.run)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{args.name or content['results']['name']}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    # A study of dozens of arms would be megabytes of indentation.
+    indent = None if "settings" in content["results"] else 1
+    path.write_text(json.dumps(content, indent=indent) + "\n")
     print(f"wrote {path}")
 
 
