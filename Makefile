@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-dev
 
 # Two processes with a thread each: the tests are many and small.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install --quiet 'lightning>=2.4'

@@ -20,6 +20,7 @@ RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 
 def test_python_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)  # whatever ran before
     names = {"timm": timm, "torch": torch, "etfhead": etfhead}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert blocks

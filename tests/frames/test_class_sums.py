@@ -183,6 +183,8 @@ except ValueError as error:
 else:
     raise SystemExit("update after all_reduce went through")
 torch.save([sums.means(), sums.counts, sums.total_mean, sums.total_variance], f"{out}{rank}")
+torch.distributed.barrier()  # a process that leaves early can take gloo's others with it
+torch.distributed.destroy_process_group()
 """
 
 

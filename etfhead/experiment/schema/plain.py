@@ -61,9 +61,9 @@ def expand_settings(recipe: Recipe) -> dict[str, Recipe]:
     """The comparison of each setting of a study, named ``<study>.<setting>``.
 
     >>> from etfhead.experiment.schema import load_recipe
-    >>> study = load_recipe("quickstart", ["settings.short.epochs=1", "settings.long.epochs=9"])
+    >>> study = load_recipe("quickstart", ["settings.short.epochs=2", "settings.long.epochs=9"])
     >>> {name: recipe.epochs for name, recipe in expand_settings(study).items()}
-    {'short': 1, 'long': 9}
+    {'short': 2, 'long': 9}
     """
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     return {name: _setting(values, name, changes) for name, changes in recipe.settings.items()}
