@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from etfhead.errors import TrainingError
@@ -63,6 +64,20 @@ def test_logits_that_are_not_finite(accelerator, value):
         evaluate(nn.Identity(), batches, accelerator=accelerator, num_classes=3)
 
 
+@pytest.fixture
+def fresh_accelerate():
+    """No accelerator yet, whatever ran before; and none of this test's afterwards."""
+    kinds = (AcceleratorState, GradientState, PartialState)
+    saved = [dict(kind._shared_state) for kind in kinds]
+    for kind in kinds:
+        kind._shared_state.clear()
+    yield
+    for kind, before in zip(kinds, saved, strict=True):
+        kind._shared_state.clear()
+        kind._shared_state.update(before)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_accelerator_settings_do_not_leak(recipe):
     import dataclasses
 
