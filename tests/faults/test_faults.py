@@ -21,7 +21,8 @@ def runs(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("faults")
     recipe, whole = write_recipe(place / "recipe.yaml", quick=True), place / "whole"
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), pytest.MonkeyPatch.context() as patch:
+        _bring_report_back(patch)
         assert call(["run", recipe, "--out", place / "warm"], report=False)() == 0
     began = time.perf_counter()
     ended = in_process(call(["run", recipe, "--out", whole], report=False), place / "log")
@@ -29,14 +30,18 @@ def runs(tmp_path_factory):
     return recipe, whole, time.perf_counter() - began
 
 
-@pytest.fixture(autouse=True)
-def _report_comes_back(monkeypatch):
-    """The run in this process leaves the report out; other tests want it."""
+def _bring_report_back(patch):
+    """A run in this process leaves the report out; other tests want it."""
     import etfhead.experiment.report as package
     from etfhead.cli import commands
 
-    monkeypatch.setattr(package, "write_report", package.write_report)
-    monkeypatch.setattr(commands, "_print_table", commands._print_table)
+    patch.setattr(package, "write_report", package.write_report)
+    patch.setattr(commands, "_print_table", commands._print_table)
+
+
+@pytest.fixture(autouse=True)
+def _report_comes_back(monkeypatch):
+    _bring_report_back(monkeypatch)
 
 
 def test_killed_at_three_moments(runs):
