@@ -27,11 +27,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes with a thread each: the tests are many and small. They meet in another order each time; what fails
-# must also fail by itself, in a process of its own.
+# Two processes with a thread each: the tests are many and small.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal || \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install --quiet 'lightning>=2.4'
