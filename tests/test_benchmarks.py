@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from benchmarks import (
+    checkpoint_overhead,
     collapse,
     collect,
     common,
+    ddp_buffers,
     frame_logits,
     head_plots,
     head_sides,
@@ -20,7 +22,11 @@ from benchmarks import (
     readme,
     train_step,
 )
+from benchmarks.checkpoint_overhead import Span
 from benchmarks.head_sides import SIDES, Size
+from benchmarks.views import cells, registry
+from etfhead.experiment.schema import load_recipe, smoke
+from etfhead.experiment.training import engine
 
 WIDE, TALL = Size(8, 128, 16), Size(8, 16, 128)  # K < d, K > d
 HEADS = [
@@ -175,7 +181,7 @@ def _write(folder, name, results):
 
 
 def test_head_step_table_names_what_was_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     size = {"batch_size": 32, "in_features": 1024, "num_classes": 10**6, "dtype": "float32", "group": "sizes"}
     fused = {"seconds": {"median": 0.3215}, "peak_bytes": 11_240_000, "speedup": {"median": 12.34}}
     rows = [
@@ -190,7 +196,7 @@ def test_head_step_table_names_what_was_not_run(tmp_path, monkeypatch):
 
 
 def test_accuracy_by_epoch_shows_the_first_epochs_and_the_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     apart = {"low": 1.0, "high": 3.0}
     arms = {
         arm: {
@@ -242,7 +248,7 @@ def test_noise_losses_are_compared_with_cross_entropy():
 
 
 def test_noise_losses_table_goes_from_cheap_to_dear(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     rows = [
         {
             "loss": loss,
@@ -264,7 +270,7 @@ def _arm(head, neck, loss, *values):
 
 
 def test_columns_of_a_table_of_losses_are_filled_and_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     costs = {"cross_entropy": 1.0, "mean_absolute_error": 1.25}
     rows = [{"loss": name, "ratio_to_cross_entropy": {"median": cost}} for name, cost in costs.items()]
     _write(tmp_path, "noise_losses_cpu", rows)
@@ -352,7 +358,7 @@ def test_a_study_is_collected_whole_but_for_where_its_files_lay(tmp_path):
 
 
 def test_tables_of_a_study(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     (tmp_path / "x.json").write_text(json.dumps(collect.collected(_study(tmp_path / "run"))))
     last, best = readme.written("x@study").split("\n\n")[1:4:2]
     assert last == best
@@ -364,3 +370,95 @@ def test_tables_of_a_study(tmp_path, monkeypatch):
     assert row == "| `fixed` | +1.25 (−1.93 to +4.43) | +2.25 (−0.93 to +5.43) | 0 / 0 / 0 |"
     row = readme.written("x@equal_loss").splitlines()[4]
     assert row.startswith("| `fixed` | `plain` | 4 / 0 | 0 / 0 / 0 | +1.25 (−1.93 to +4.43) | ")
+
+
+def test_a_checkpoint_is_what_the_end_of_an_epoch_does_beside_measuring():
+    def span(name, began, ended):
+        return Span(name, (began, began / 2), (ended, ended / 2))  # a process that has half a core
+
+    first = [
+        span("seed_step", 1, 2),
+        span("seed_step", 7, 9),
+        span("_train_epoch", 0, 60),
+        span("_collapse", 70, 78),
+        span("_finish_epoch", 69, 80),
+    ]
+    start = [span("_collapse", -9, -1)]  # before the first step
+    second = [span("_train_epoch", 80, 150), span("_finish_epoch", 160, 161)]
+    rows = checkpoint_overhead.epochs_of([*start, *first, *second])
+    assert [row["epoch"] for row in rows] == [80, 81]
+    assert [row["training"] for row in rows] == [60, 70]
+    assert [row["checkpoint"] for row in rows] == [3, 1]
+    assert [row["seeding"] for row in rows] == [3, 0]
+    assert [row["checkpoint_cpu"] / row["epoch_cpu"] for row in rows] == [3 / 80, 1 / 81]
+
+
+def test_checkpoints_are_timed_in_the_recipe_itself_across_a_break(tmp_path):
+    plain = engine.Trainer._finish_epoch, engine.update_weights
+    recipe = smoke(load_recipe("fashion_mnist", []))
+    row = checkpoint_overhead.measure(recipe, "etf", tmp_path / "run", 1)
+    assert (engine.Trainer._finish_epoch, engine.update_weights) == plain
+    folder = tmp_path / "run" / "arms" / "etf" / "seed0"
+    assert json.loads((folder / "result.json").read_text())["epochs"] == recipe.epochs == len(row["epochs"])
+    assert row["epochs"][0]["new_best"]
+    assert row["state_bytes"] == (folder / "state.pt").stat().st_size > 0
+    for epoch in row["epochs"]:
+        assert 0 < epoch["seeding"] < epoch["training"]
+        assert 0 < epoch["checkpoint"] < epoch["epoch"] - epoch["training"]
+    assert row["share"]["median"] <= row["largest_share"]
+    back = row["resume"]
+    assert 0 < back["read_and_verify"] + back["restore"] < back["start_to_first_step"]
+
+
+def test_ddp_sends_the_class_vectors_unless_they_are_marked(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        sent = {}
+        for marked in (False, True):
+            step, sent[marked] = ddp_buffers._side(20, 8, "cpu", marked=marked)
+            step()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sent[False] - sent[True] == 4 * (20 * 8 + 20 + 64)  # as the card says
+
+
+def test_tables_of_production(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    sides = {"as DDP does": 20_500_000, "marked": 640}
+    times = {"as DDP does": {"median": 1234.5}, "marked": {"median": 99.4}}
+    ratio = {"median": 0.5, "q1": 0.25, "q3": 0.75}
+    row = {"num_classes": 10_000, "in_features": 512, "bytes_sent_a_step": sides, "milliseconds": times}
+    _write(tmp_path, "ddp_buffers_cpu", [{**row, "ratio_marked": ratio}])
+    line = "| d=512, K=10,000 | 20.5 MB | 0.64 kB | 1,234 ms | 99 ms | 0.50 [0.25, 0.75] |"
+    assert registry.written("ddp_buffers_cpu").splitlines()[2] == line
+    overhead = {
+        "arm": "etf",
+        "state_bytes": 2_345_678,
+        "epoch_seconds": {"median": 40.04},
+        "checkpoint_seconds": {"median": 0.0456},
+        "share": {"median": 0.00125, "q1": 0.001, "q3": 0.002},
+        "largest_share": 0.0123,
+        "share_with_seeding": {"median": 0.0034},
+        "resume": {"read_and_verify": 0.02, "restore": 0.005, "start_to_first_step": 3.0},
+    }
+    _write(tmp_path, "checkpoint_overhead_cpu", [overhead])
+    line = "| `etf` | 40.0 s | 2.35 MB | 45.6 ms | 0.12 [0.10, 0.20] | 1.23 | 0.34 | 25.0 ms |"
+    assert registry.written("checkpoint_overhead_cpu").splitlines()[2] == line
+    fault = {
+        "fault": "full disk",
+        "tried": 6,
+        "survived": 5,
+        "detail": "a | b",
+        "seconds": 12.6,
+        "failed": {},
+    }
+    _write(tmp_path, "faults", [fault])
+    assert registry.written("faults").splitlines()[2] == "| full disk | 5 of 6 | 13 s | a \\| b |"
+
+
+def test_numbers_of_a_table_leave_out_what_there_is_not():
+    assert cells.spread({"mean": 1.239, "std": None}, 2) == "1.24"
+    assert cells.spread(None, 2) == cells.paired(None, 2) == ""
+    assert cells.paired({"mean": -0.5, "low": None, "high": None}, 1) == "-0.5"
+    assert cells.paired({"mean": 0.5, "low": -1, "high": 2}, 1) == "+0.5 [-1.0, +2.0]"
+    assert [cells.rounded(value) for value in (1.239, 12.39, 1239.0)] == ["1.24", "12.4", "1,239"]

@@ -1,0 +1,1 @@
+"""What the pages show of the result files, one file a subject; ``registry`` knows which is which."""
