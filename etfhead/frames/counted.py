@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import DENSE_BELOW, Frame, checked_seed
-from etfhead.frames.basis import make_basis
+from etfhead.frames.base import Frame
+from etfhead.frames.basis_frame import BasisFrame
 from etfhead.frames.imbalanced import check_decays, checked_counts
 from etfhead.frames.orthogonal_factors import helmert_matrix
 
@@ -25,7 +25,7 @@ def geometric_decay(weight_decay: float, feature_decay: float) -> float:
     return math.sqrt(weight_decay * feature_decay)
 
 
-class CountedFrame(Frame):
+class CountedFrame(BasisFrame):
     r"""Class vectors whose lengths or angles follow the class counts, with a mean square length of 1.
 
     .. math:: M = \mathrm{diag}(a)\,U^\top, \qquad M = (I - \tfrac1K 1 1^\top)\,\mathrm{diag}(a)\,U^\top
@@ -71,9 +71,7 @@ class CountedFrame(Frame):
                     f"class_counts: expected {K} numbers, one per class, got {len(self._counts)}"
                 )
             self.class_counts = tuple(int(count) for count in self._counts.tolist())
-        seed = checked_seed(seed)
-        self.basis, self.seed = basis, 0 if basis == "identity" else seed
-        self._basis = make_basis(basis, min(K, d), d, seed)
+        self._set_basis(basis, min(K, d), seed)
         self._lengths: Tensor | None = None
         self._centred = False
         self._root: Tensor | None = None
@@ -122,29 +120,16 @@ class CountedFrame(Frame):
 
         ``identity`` multiplies nothing and is structured at any size.
         """
-        small = self.num_classes * self.in_features <= DENSE_BELOW and self.basis != "identity"
-        return self._lengths is not None and self._basis.structured and not small
-
-    @property
-    def active_features(self) -> int:
-        """min(K, d) with the ``identity`` basis, which reads no other axis; d otherwise."""
-        return self._basis.rows if self.basis == "identity" else self.in_features
+        return super().structured and self._lengths is not None
 
     @property
     def max_norm(self) -> float:
         """Norm of the longest class vector."""
         return self._max_norm
 
-    @property
-    def block_size(self) -> int:
-        """K where structured: the transform gives all coordinates at once; 1 for a dense matrix."""
-        return self.num_classes if self.structured else 1
-
     def matrix(self) -> Tensor:
         """Class vectors as rows: (K, d), float64, mean square norm 1."""
-        if self.structured:
-            self._refuse_large_matrix()
-        directions = self._basis.matrix()
+        directions = self._directions()
         if self._lengths is None:
             assert self._root is not None  # noqa: S101 - a subclass sets one of the two
             return self._root @ directions
@@ -157,14 +142,16 @@ class CountedFrame(Frame):
         if not self.structured:
             return super().factors()
         assert self._lengths is not None  # noqa: S101 - structured says so
-        return {**self._basis.factors(), "lengths": self._lengths.clone()}
+        return {**super().factors(), "lengths": self._lengths.clone()}
 
-    def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
-        """Inner products of features (..., d) with every class vector, (..., K)."""
-        if not self.structured:
-            return super().apply(features, factors)
-        coordinates = self._basis.apply(features, factors) * factors["lengths"]
+    def _to_classes(self, coordinates: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        coordinates = coordinates * factors["lengths"]
         return coordinates - coordinates.mean(-1, keepdim=True) if self._centred else coordinates
+
+    def _to_coordinates(self, coefficients: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        if self._centred:
+            coefficients = coefficients - coefficients.mean(-1, keepdim=True)
+        return coefficients * factors["lengths"]
 
     def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> tuple[Tensor, float]:
         """:meth:`apply` without the centring of a structured frame."""
@@ -172,39 +159,8 @@ class CountedFrame(Frame):
             return super().shifted_logits(features, factors)
         return self._basis.apply(features, factors) * factors["lengths"], 1.0
 
-    def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
-        """Inner products with the vectors start..stop - 1; all K at once where structured."""
-        if not self.structured:
-            return super().block_logits(x, factors, start, stop)
-        self._check_block(start, stop)
-        return self.apply(x, factors)
-
-    def block_adjoint(
-        self, coefficients: Tensor, factors: dict[str, Tensor], start: int, stop: int
-    ) -> Tensor:
-        """Transpose of :meth:`block_logits`."""
-        if not self.structured:
-            return super().block_adjoint(coefficients, factors, start, stop)
-        self._check_block(start, stop)
-        if self._centred:
-            coefficients = coefficients - coefficients.mean(-1, keepdim=True)
-        return self._basis.adjoint(coefficients * factors["lengths"], factors)
-
-    def spec(self) -> dict[str, Any]:
-        """JSON-able description; ``make_frame(**spec)`` builds the same frame again."""
-        return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "in_features": self.in_features,
-            "class_counts": None if self.class_counts is None else list(self.class_counts),
-            **self._options(),
-            "basis": self.basis,
-            "seed": self.seed,
-        }
-
     def _options(self) -> dict[str, Any]:
-        """What else the subclass is built with."""
-        return {}
+        return {"class_counts": None if self.class_counts is None else list(self.class_counts)}
 
     def __repr__(self) -> str:
         spec = self.spec()

@@ -79,4 +79,4 @@ class ImbalancedCEFrame(CountedFrame):
             self.optimal_scale = size * math.sqrt(math.sqrt(feature_decay / weight_decay / share))
 
     def _options(self) -> dict[str, Any]:
-        return {"weight_decay": self.weight_decay, "feature_decay": self.feature_decay}
+        return {**super()._options(), "weight_decay": self.weight_decay, "feature_decay": self.feature_decay}

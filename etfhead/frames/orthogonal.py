@@ -105,4 +105,9 @@ class OrthogonalFrame(CountedFrame):
         return Coherence(0.0, 0.0, welch_bound(self.num_classes, self.in_features))
 
     def _options(self) -> dict[str, Any]:
-        return {"weight_decay": self.weight_decay, "feature_decay": self.feature_decay, "bias": self.bias}
+        return {
+            **super()._options(),
+            "weight_decay": self.weight_decay,
+            "feature_decay": self.feature_decay,
+            "bias": self.bias,
+        }

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import DENSE_BELOW, Coherence, Frame, checked_seed, welch_bound
-from etfhead.frames.basis import make_basis
+from etfhead.frames.base import Coherence, welch_bound
+from etfhead.frames.basis_frame import BasisFrame
 from etfhead.frames.orthogonal_factors import helmert_matrix
 
 __all__ = ["SimplexFrame"]
 
 
-class SimplexFrame(Frame):
+class SimplexFrame(BasisFrame):
     r"""Simplex ETF for K <= d + 1: unit vectors whose pairwise cosine is -1/(K - 1), summing to zero.
 
     .. math:: M = \sqrt{\tfrac{K}{K-1}}\,(I_K - \tfrac1K 1 1^\top)\,U^\top, \qquad U^\top U = I_K
@@ -55,9 +54,7 @@ class SimplexFrame(Frame):
                 f"nn.Sequential(nn.Linear({in_features}, {num_classes - 1}), "
                 f"ETFHead({num_classes - 1}, {num_classes}))"
             )
-        seed = checked_seed(seed)
-        self.basis, self.seed = basis, 0 if basis == "identity" else seed
-        self._basis = make_basis(basis, min(num_classes, in_features), in_features, seed)
+        self._set_basis(basis, min(num_classes, in_features), seed)
         self._gain = math.sqrt(num_classes / (num_classes - 1))
 
     @property
@@ -66,44 +63,26 @@ class SimplexFrame(Frame):
 
         ``identity`` multiplies nothing and is structured at any size.
         """
-        small = self.num_classes * self.in_features <= DENSE_BELOW and self.basis != "identity"
-        return self.num_classes <= self.in_features and self._basis.structured and not small
-
-    @property
-    def active_features(self) -> int:
-        """K with the ``identity`` basis, which reads no other axis; d otherwise."""
-        return min(self.num_classes, self.in_features) if self.basis == "identity" else self.in_features
+        return super().structured and self.num_classes <= self.in_features
 
     @property
     def max_norm(self) -> float:
         """1: the vectors have unit norm."""
         return 1.0
 
-    @property
-    def block_size(self) -> int:
-        """K where structured, for the mean needs all coordinates; 1 for a dense matrix."""
-        return self.num_classes if self.structured else 1
-
     def matrix(self) -> Tensor:
         """Class vectors as rows: (K, d), float64, unit norm."""
-        if self.structured:
-            self._refuse_large_matrix()
-        directions = self._basis.matrix()
+        directions = self._directions()
         if self.num_classes > self.in_features:
             return self._gain * helmert_matrix(self.num_classes) @ directions
         # A running sum has one order on every machine; a mean is split among threads and vector lanes.
         return self._gain * (directions - directions.cumsum(0)[-1] / self.num_classes)
 
-    def factors(self) -> dict[str, Tensor]:
-        """The basis' factors, or the dense matrix as ``weight``."""
-        return self._basis.factors() if self.structured else super().factors()
-
-    def apply(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
-        """Inner products of features (..., d) with every class vector, (..., K)."""
-        if not self.structured:
-            return super().apply(features, factors)
-        coordinates = self._basis.apply(features, factors)
+    def _to_classes(self, coordinates: Tensor, factors: dict[str, Tensor]) -> Tensor:
         return torch.add(-self._gain * coordinates.mean(-1, keepdim=True), coordinates, alpha=self._gain)
+
+    def _to_coordinates(self, coefficients: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        return self._gain * (coefficients - coefficients.mean(-1, keepdim=True))
 
     def shifted_logits(self, features: Tensor, factors: dict[str, Tensor]) -> tuple[Tensor, float]:
         """:meth:`apply` without the centring of a structured frame: its coordinates and their gain."""
@@ -111,34 +90,7 @@ class SimplexFrame(Frame):
             return super().shifted_logits(features, factors)
         return self._basis.apply(features, factors), self._gain
 
-    def block_logits(self, x: Tensor, factors: dict[str, Tensor], start: int, stop: int) -> Tensor:
-        """Inner products with the vectors start..stop - 1; all K at once where structured."""
-        if not self.structured:
-            return super().block_logits(x, factors, start, stop)
-        self._check_block(start, stop)
-        return self.apply(x, factors)
-
-    def block_adjoint(
-        self, coefficients: Tensor, factors: dict[str, Tensor], start: int, stop: int
-    ) -> Tensor:
-        """Transpose of :meth:`block_logits`."""
-        if not self.structured:
-            return super().block_adjoint(coefficients, factors, start, stop)
-        self._check_block(start, stop)
-        centred = coefficients - coefficients.mean(-1, keepdim=True)
-        return self._basis.adjoint(self._gain * centred, factors)
-
     def coherence(self) -> Coherence:
         """Exactly -1/(K - 1), the least that K vectors can reach."""
         cosine = 1.0 / (self.num_classes - 1)
         return Coherence(-cosine, cosine, welch_bound(self.num_classes, self.in_features))
-
-    def spec(self) -> dict[str, Any]:
-        """JSON-able description; ``make_frame(**spec)`` builds the same frame again."""
-        return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "in_features": self.in_features,
-            "basis": self.basis,
-            "seed": self.seed,
-        }

@@ -44,7 +44,6 @@ from etfhead.losses.loss_correction import (
     BackwardCorrectionLoss,
     ForwardCorrectionLoss,
     backward_correction,
-    estimate_transition,
     forward_correction,
 )
 from etfhead.losses.normalized_cross_entropy import (
@@ -67,6 +66,7 @@ from etfhead.losses.symmetric_cross_entropy import (
     reverse_cross_entropy,
     symmetric_cross_entropy,
 )
+from etfhead.losses.transition import estimate_transition
 
 __all__ = [
     "ActiveNegativeLoss",

@@ -1,4 +1,4 @@
-"""State with a row for each training sample: buffers that checkpoints hold and processes merge."""
+"""Losses with a row for each training sample: buffers that checkpoints hold and processes merge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["SampleState"]
+from etfhead.losses._label_loss import Reduction, evaluate, expected
+
+__all__ = ["SampleLoss", "SampleState"]
 
 _PIECE = 2**22  # numbers reduced at once
 
@@ -101,3 +103,43 @@ class SampleState(nn.Module):
             sums = torch.where(self.touched[start : start + size].view(shape), part, 0.0)
             dist.all_reduce(sums, group=process_group)
             part.copy_(torch.where(number > 0, sums / number.clamp(min=1), part))
+
+
+class SampleLoss(SampleState):
+    """A loss of logits, labels and the samples' indices; without an index, in evaluation mode, cross-entropy.
+
+    A subclass gives :meth:`_losses`.
+
+    Args:
+        num_samples: N, the size of the training set.
+        num_classes: K.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+    """
+
+    _shown: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, num_samples: int, num_classes: int, reduction: Reduction) -> None:
+        super().__init__(num_samples)
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes!r}: expected at least 2")
+        self.num_classes, self.reduction = num_classes, reduction
+
+    def forward(self, logits: Tensor, target: Tensor, index: Tensor | None = None) -> Tensor:
+        """The loss of a batch; in training mode the rows of its samples are updated.
+
+        Raises:
+            ValueError: If shapes or types do not fit, or the index is out of range, or missing in training.
+        """
+        if index is None and not self.training:
+            return evaluate(lambda x, y: expected(torch.neg, x, y), logits, target, self.reduction)
+        rows = self.checked_index(index, logits)
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits: expected (B, {self.num_classes}), got {tuple(logits.shape)}")
+        return evaluate(lambda x, y: self._losses(x, y, rows), logits, target, self.reduction)
+
+    def _losses(self, log_p: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Options for ``print(loss)``."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._shown)

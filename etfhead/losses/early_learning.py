@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from etfhead.losses._label_loss import Reduction, check_not_negative, evaluate, expected
-from etfhead.losses._sample_state import SampleState
+from etfhead.losses._sample_state import SampleLoss
 
 __all__ = ["EarlyLearningRegularizationLoss", "early_learning_regularization"]
 
@@ -55,7 +55,7 @@ def _per_sample(log_p: Tensor, target: Tensor, memory: Tensor, strength: float) 
     return expected(torch.neg, log_p, target) + strength * torch.log1p(-agreement)
 
 
-class EarlyLearningRegularizationLoss(SampleState):
+class EarlyLearningRegularizationLoss(SampleLoss):
     r"""Cross-entropy, and a memory of each training sample's predictions to stay with.
 
     .. math:: t_i \leftarrow \beta\,t_i + (1 - \beta) \frac{p_i}{\sum_k p_{ik}}
@@ -87,6 +87,7 @@ class EarlyLearningRegularizationLoss(SampleState):
 
     memory: Tensor
     _rows = ("memory",)
+    _shown = ("num_samples", "strength", "momentum", "reduction")
 
     def __init__(
         self,
@@ -97,40 +98,19 @@ class EarlyLearningRegularizationLoss(SampleState):
         momentum: float = 0.7,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(num_samples)
-        if num_classes < 2:
-            raise ValueError(f"num_classes={num_classes!r}: expected at least 2")
+        super().__init__(num_samples, num_classes, reduction)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum={momentum!r}: expected a number in [0, 1)")
-        self.strength, self.momentum, self.reduction = strength, momentum, reduction
+        self.strength, self.momentum = strength, momentum
         self.register_buffer("memory", torch.zeros(num_samples, num_classes))
         nothing = torch.zeros(1, 2)
         early_learning_regularization(
             nothing, nothing[:, 0].long(), nothing, strength=strength, reduction=reduction
         )
 
-    def forward(self, logits: Tensor, target: Tensor, index: Tensor | None = None) -> Tensor:
-        """The loss of a batch; in training mode its predictions enter the memory first.
-
-        Raises:
-            ValueError: If shapes or types do not fit, or the index is out of range, or missing in training.
-        """
-        if index is None and not self.training:
-            return evaluate(lambda x, y: expected(torch.neg, x, y), logits, target, self.reduction)
-        rows = self.checked_index(index, logits)
-        if logits.ndim != 2 or logits.shape[1] != self.memory.shape[1]:
-            raise ValueError(f"logits: expected (B, {self.memory.shape[1]}), got {tuple(logits.shape)}")
-
-        def per_sample(log_p: Tensor, y: Tensor) -> Tensor:
-            if self.training:
-                p = _clamped(log_p.detach())
-                change = p.div_(p.sum(1, keepdim=True)).sub_(self.memory.index_select(0, rows))
-                self.add_to_rows("memory", rows, change.mul_(1.0 - self.momentum), mean=True)
-            return _per_sample(log_p, y, self.memory.index_select(0, rows), self.strength)
-
-        return evaluate(per_sample, logits, target, self.reduction)
-
-    def extra_repr(self) -> str:
-        """Options for ``print(loss)``."""
-        options = ("num_samples", "strength", "momentum", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+    def _losses(self, log_p: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+        if self.training:  # predictions enter the memory before the loss is taken
+            p = _clamped(log_p.detach())
+            change = p.div_(p.sum(1, keepdim=True)).sub_(self.memory.index_select(0, rows))
+            self.add_to_rows("memory", rows, change.mul_(1.0 - self.momentum), mean=True)
+        return _per_sample(log_p, target, self.memory.index_select(0, rows), self.strength)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from etfhead.losses._label_loss import Reduction, classes_of, evaluate, expected
-from etfhead.losses._sample_state import SampleState
+from etfhead.losses._sample_state import SampleLoss
 
 __all__ = ["SparseOverparametrizationLoss", "sparse_overparametrization"]
 
@@ -60,7 +60,7 @@ def _per_sample(log_p: Tensor, target: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return expected(lambda x: -x.log(), shares, target) + error.square().sum(1)
 
 
-class SparseOverparametrizationLoss(SampleState):
+class SparseOverparametrizationLoss(SampleLoss):
     r"""Cross-entropy that learns, for each training sample, how far its label is wrong.
 
     .. math:: u_i \leftarrow u_i - \eta_u \frac{\partial}{\partial u_i} \tfrac1B \sum_j \ell_j, \qquad
@@ -99,6 +99,7 @@ class SparseOverparametrizationLoss(SampleState):
     u: Tensor
     v: Tensor
     _rows = ("u", "v")
+    _shown = ("num_samples", "lr_u", "lr_v", "reduction")
 
     def __init__(
         self,
@@ -111,15 +112,13 @@ class SparseOverparametrizationLoss(SampleState):
         seed: int = 0,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(num_samples)
-        if num_classes < 2:
-            raise ValueError(f"num_classes={num_classes!r}: expected at least 2")
+        super().__init__(num_samples, num_classes, reduction)
         for name, value in (("lr_u", lr_u), ("lr_v", lr_v), ("std", std)):
             if not 0.0 < value < math.inf:
                 raise ValueError(f"{name}={value!r}: expected a positive number")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed={seed!r}: expected an integer")
-        self.lr_u, self.lr_v, self.std, self.reduction = lr_u, lr_v, std, reduction
+        self.lr_u, self.lr_v, self.std = lr_u, lr_v, std
         generator = torch.Generator().manual_seed(seed)
         for name, shape in (("u", (num_samples,)), ("v", (num_samples, num_classes))):
             start = std * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -127,27 +126,13 @@ class SparseOverparametrizationLoss(SampleState):
         nothing = torch.zeros(1, 2)
         sparse_overparametrization(nothing, nothing[:, 0].long(), nothing[:, 0], nothing, reduction=reduction)
 
-    def forward(self, logits: Tensor, target: Tensor, index: Tensor | None = None) -> Tensor:
-        """The loss of a batch; in training mode its rows of u and v then take a step.
-
-        Raises:
-            ValueError: If shapes or types do not fit, or the index is out of range, or missing in training.
-        """
-        if index is None and not self.training:
-            return evaluate(lambda x, y: expected(torch.neg, x, y), logits, target, self.reduction)
-        rows = self.checked_index(index, logits)
-        if logits.ndim != 2 or logits.shape[1] != self.v.shape[1]:
-            raise ValueError(f"logits: expected (B, {self.v.shape[1]}), got {tuple(logits.shape)}")
-
-        def per_sample(log_p: Tensor, y: Tensor) -> Tensor:
-            classes_of(y)
-            u, v = self.u.index_select(0, rows), self.v.index_select(0, rows)
-            losses = _per_sample(log_p, y, u, v)
-            if self.training:
-                self._step(log_p.detach(), y, rows, u, v)
-            return losses
-
-        return evaluate(per_sample, logits, target, self.reduction)
+    def _losses(self, log_p: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+        classes_of(target)
+        u, v = self.u.index_select(0, rows), self.v.index_select(0, rows)
+        losses = _per_sample(log_p, target, u, v)
+        if self.training:
+            self._step(log_p.detach(), target, rows, u, v)
+        return losses
 
     def _step(self, log_p: Tensor, target: Tensor, rows: Tensor, u: Tensor, v: Tensor) -> None:
         with torch.enable_grad():
@@ -156,8 +141,3 @@ class SparseOverparametrizationLoss(SampleState):
         of_u, of_v = torch.autograd.grad(loss, (u, v))
         self.add_to_rows("u", rows, -self.lr_u * of_u, mean=False)
         self.add_to_rows("v", rows, -self.lr_v * of_v, mean=False)
-
-    def extra_repr(self) -> str:
-        """Options for ``print(loss)``."""
-        options = ("num_samples", "lr_u", "lr_v", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)

@@ -46,7 +46,7 @@ def squared_error(logits: Tensor, target: Tensor, *, reduction: Reduction = "mea
         rows = target.to(wide.dtype)
     elif not target.is_floating_point() and target.shape == logits.shape[:1]:
         check_range(target, logits.shape[1])
-        rows = nn.functional.one_hot(target.long(), logits.shape[1]).to(wide.dtype)
+        rows = torch.zeros_like(wide).scatter(1, target.long()[:, None], 1.0)
     else:
         raise ValueError(
             f"target: expected integer classes ({len(logits)},) or float class weights "

@@ -49,3 +49,10 @@ def test_refuses_other_shapes(logits, target, names):
         squared_error(logits, target)
     with pytest.raises(ValueError, match="reduction='max'"):
         squared_error(torch.zeros(1, 2), torch.zeros(1).long(), reduction="max")
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_an_empty_batch_has_no_losses(classes):
+    logits, target = torch.zeros(0, classes), torch.zeros(0, dtype=torch.int64)
+    assert squared_error(logits, target, reduction="none").shape == (0,)
+    assert squared_error(logits, target, reduction="sum") == 0

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from etfhead.experiment.data.images import ArrayImages, Source
-from etfhead.experiment.data.splits import stratified_holdout
+from etfhead.experiment.data.splits import TEST_FRACTION, TEST_SEED, stratified_holdout
 
 __all__ = ["read_digits"]
-
-_TEST_FRACTION = 0.2
-_TEST_SEED = 0  # the test part is the same for every split_seed
 
 
 def read_digits() -> Source:
@@ -30,7 +27,7 @@ def read_digits() -> Source:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     everything = ArrayImages(pixels, bunch.target.astype(np.int64))
     names = tuple(str(digit) for digit in range(10))
-    train, test = stratified_holdout(everything.labels, _TEST_FRACTION, _TEST_SEED, names)
+    train, test = stratified_holdout(everything.labels, TEST_FRACTION, TEST_SEED, names)
     return Source(
         everything.subset(train), everything.subset(test), names, root="sklearn.datasets.load_digits"
     )

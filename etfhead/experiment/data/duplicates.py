@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,12 @@ from tqdm import tqdm
 from etfhead.errors import DataError
 from etfhead.experiment.data.images import ArrayImages, FileImages, Images
 
-__all__ = ["fingerprints", "label_conflicts", "shared_with"]
+__all__ = ["apart", "fingerprints", "hash_rows", "label_conflicts", "shared_with"]
 
 
-def _hash_pixels(images: ArrayImages) -> list[bytes]:
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.pixels]
+def hash_rows(array: npt.NDArray[Any]) -> list[bytes]:
+    """One byte string an entry along the first axis, equal exactly where the entries are."""
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in array]
 
 
 def _hash_files(images: FileImages, repeated: npt.NDArray[np.int64]) -> list[bytes]:
@@ -51,7 +53,7 @@ def fingerprints(train: Images, test: Images) -> tuple[list[bytes], list[bytes]]
         test: Test part, of the same kind.
     """
     if isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
-        return _hash_pixels(train), _hash_pixels(test)
+        return hash_rows(train.pixels), hash_rows(test.pixels)
     if isinstance(train, FileImages) and isinstance(test, FileImages):
         sizes, counts = np.unique(np.concatenate([train.sizes, test.sizes]), return_counts=True)
         repeated = sizes[counts > 1]
@@ -63,6 +65,34 @@ def shared_with(prints: Iterable[bytes], others: Iterable[bytes]) -> npt.NDArray
     """Mask of the images in ``prints`` that also occur in ``others``."""
     known = set(others)
     return np.array([item in known for item in prints], dtype=bool)
+
+
+def apart(
+    train: list[bytes], val: list[bytes], test: list[bytes], item: str
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, int]]:
+    """Which items stay so that no two splits share one: they leave training first, then validation.
+
+    Args:
+        train: Prints of the training split.
+        val: Prints of the validation split.
+        test: Prints of the test split, which keeps all.
+        item: What they are, in a word, for the counts.
+
+    Returns:
+        Masks of the training and the validation split, and counts for the run folder.
+
+    Example:
+        >>> apart([b"x", b"y", b"z"], [b"y", b"x"], [b"x"], "images")[0].tolist()
+        [False, False, True]
+    """
+    val_in_test, train_in_test = shared_with(val, test), shared_with(train, test)
+    train_in_val = shared_with(train, val) & ~train_in_test
+    counts = {
+        f"train_{item}_removed_as_in_test": int(train_in_test.sum()),
+        f"train_{item}_removed_as_in_val": int(train_in_val.sum()),
+        f"val_{item}_removed_as_in_test": int(val_in_test.sum()),
+    }
+    return ~(train_in_test | train_in_val), ~val_in_test, counts
 
 
 def label_conflicts(prints: Iterable[bytes], labels: npt.NDArray[np.int64]) -> int:

@@ -16,11 +16,11 @@ from etfhead.experiment.data.fashion_mnist import read_fashion_mnist
 from etfhead.experiment.data.images import ArrayImages, Images, Source
 from etfhead.experiment.data.multilabel_canvas import balanced_targets, compose
 from etfhead.experiment.data.multilabel_parts import MultiLabelParts
+from etfhead.experiment.data.splits import TEST_SEED
 
 __all__ = ["read_multilabel_digits", "read_multilabel_fashion"]
 
 _TRAIN, _VAL, _TEST = 1, 2, 3  # separate draws
-_TEST_SEED = 0  # the test part is the same for every split_seed
 _DIGIT = 14  # pixels; a cell of 16 leaves it two to move
 
 
@@ -42,7 +42,7 @@ def _composed(
     of_train, of_test = cast(ArrayImages, source.train), cast(ArrayImages, source.test)
     sources = of_train.subset(carved.train), of_train.subset(carved.val), of_test
     wanted = [balanced_targets(len(source.class_names), counts) for counts in (train, evaluation, evaluation)]
-    salts = ((seed << 2) + _TRAIN, (seed << 2) + _VAL, (_TEST_SEED << 2) + _TEST)
+    salts = ((seed << 2) + _TRAIN, (seed << 2) + _VAL, (TEST_SEED << 2) + _TEST)
     drawn = [
         compose(images, targets, cell=cell, seed=salt)
         for images, targets, salt in zip(sources, wanted, salts, strict=True)

@@ -10,17 +10,15 @@ import numpy.typing as npt
 
 from etfhead.errors import DataError
 from etfhead.experiment.data.archive import archive_path, load_arrays
+from etfhead.experiment.data.archive_checks import check_pixels, checked_names, checked_split, plain_pixels
 from etfhead.experiment.data.images import ArrayImages
 from etfhead.experiment.data.multilabel_parts import MultiLabelParts, clean_parts, require_labels
 from etfhead.experiment.data.multilabel_splits import iterative_split
-from etfhead.experiment.data.splits import Indices
+from etfhead.experiment.data.splits import PARTS, TEST_FRACTION, TEST_SEED, Indices
 
 __all__ = ["count_npz_labels", "read_multilabel_npz"]
 
 _OPTIONAL = ("class_names", "split")
-_PARTS = ("train", "val", "test")
-_TEST_FRACTION = 0.2
-_TEST_SEED = 0  # the test part is the same for every split_seed
 _MAKE = "write it with numpy.savez_compressed(file, images=..., labels=..., class_names=...)"
 
 
@@ -41,51 +39,26 @@ def _checked_labels(path: Path, labels: npt.NDArray[Any]) -> Indices:
 
 
 def _checked_pixels(path: Path, pixels: npt.NDArray[Any], count: int) -> npt.NDArray[np.uint8]:
-    if pixels.dtype != np.uint8:
-        raise DataError(f"{path}: images is {pixels.dtype}, expected uint8 pixels of 0..255; convert it")
-    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
-        raise DataError(
-            f"{path}: images has shape {pixels.shape}, expected (N, H, W) or (N, H, W, C) with C of 1 (grey) "
-            "or 3 (RGB)"
-        )
+    check_pixels(f"{path}: images", pixels)
     if 0 in pixels.shape:
         raise DataError(f"{path}: images has shape {pixels.shape}, expected images of at least one pixel")
     if len(pixels) != count:
         raise DataError(f"{path}: labels holds {count} rows, expected one for each of {len(pixels)} images")
-    return np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 4 and pixels.shape[3] == 1 else pixels)
+    return plain_pixels(pixels)
 
 
 def _class_names(path: Path, listed: npt.NDArray[Any] | None, count: int) -> tuple[str, ...]:
     if listed is None:
         return tuple(str(label) for label in range(count))
-    if listed.shape != (count,) or listed.dtype.kind != "U":
-        raise DataError(
-            f"{path}: class_names is {listed.dtype} of shape {listed.shape}, expected {count} texts "
-            "(dtype str), one a column of labels"
-        )
-    if len(set(listed.tolist())) < count:
-        raise DataError(f"{path}: class_names repeats a name; expected {count} different ones")
-    return tuple(listed.tolist())
+    return checked_names(path, "class_names", listed, count, "labels")
 
 
 def _listed_split(path: Path, listed: npt.NDArray[Any], count: int) -> Indices:
-    """0, 1 or 2 for the images of train, val and test."""
-    if listed.shape != (count,) or listed.dtype.kind != "U":
-        raise DataError(
-            f"{path}: split is {listed.dtype} of shape {listed.shape}, expected {count} texts (dtype str), "
-            "train, val or test for each image"
-        )
-    strange = np.flatnonzero(~np.isin(listed, _PARTS))
-    if len(strange):
-        raise DataError(
-            f"{path}: split holds {str(listed[strange[0]])!r} for image {strange[0]}, expected train, val or "
-            "test"
-        )
-    out = np.select([listed == part for part in _PARTS], range(3))
+    out = checked_split(path, listed, count, "image")
     for number, part in ((0, "train"), (2, "test")):
         if not (out == number).any():
             raise DataError(f"{path}: split gives no image to {part}; leave split out to have them drawn")
-    return out.astype(np.int64)
+    return out
 
 
 def count_npz_labels(data_root: str | None) -> int:
@@ -129,7 +102,7 @@ def read_multilabel_npz(
     if "split" in arrays:
         part = _listed_split(path, arrays["split"], len(labels))
     else:
-        part = 2 * iterative_split(labels, (1 - _TEST_FRACTION, _TEST_FRACTION), _TEST_SEED, names)
+        part = 2 * iterative_split(labels, (1 - TEST_FRACTION, TEST_FRACTION), TEST_SEED, names)
     if not (part == 1).any():
         rest = np.flatnonzero(part == 0)
         part[rest] = iterative_split(labels[rest], (1 - val_fraction, val_fraction), split_seed, names)
@@ -137,7 +110,7 @@ def read_multilabel_npz(
     train, val, test = (everything.subset(np.flatnonzero(part == number)) for number in range(3))
     notes = tuple(
         f"{empty} {name} image(s) carry no label"
-        for name, images in zip(_PARTS, (train, val, test), strict=True)
+        for name, images in zip(PARTS, (train, val, test), strict=True)
         if (empty := int((images.labels.sum(1) == 0).sum()))
     )
     parts = MultiLabelParts(train, val, test, names, root=str(path), duplicates={}, notes=notes)

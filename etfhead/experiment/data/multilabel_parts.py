@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from etfhead.errors import DataError
-from etfhead.experiment.data.duplicates import fingerprints, label_conflicts, shared_with
+from etfhead.experiment.data.duplicates import apart, fingerprints, label_conflicts
 from etfhead.experiment.data.images import ArrayImages
 from etfhead.experiment.data.multilabel_splits import multilabel_limit
 from etfhead.experiment.data.splits import Indices
@@ -89,20 +89,13 @@ def clean_parts(parts: MultiLabelParts) -> MultiLabelParts:
     """
     train_prints, test_prints = fingerprints(parts.train, parts.test)
     val_prints, _ = fingerprints(parts.val, parts.test)
-    val_in_test = shared_with(val_prints, test_prints)
-    train_in_test = shared_with(train_prints, test_prints)
-    train_in_val = shared_with(train_prints, val_prints) & ~train_in_test
+    stay, stay_val, counts = apart(train_prints, val_prints, test_prints, "images")
     targets = np.concatenate([parts.train.labels, parts.val.labels, parts.test.labels])
     _, sets = np.unique(targets, axis=0, return_inverse=True)
-    train = parts.train.subset(np.flatnonzero(~(train_in_test | train_in_val)))
+    train = parts.train.subset(np.flatnonzero(stay))
     require_labels(train.labels, parts.class_names, "training ")
-    counts = {
-        "train_images_removed_as_in_test": int(train_in_test.sum()),
-        "train_images_removed_as_in_val": int(train_in_val.sum()),
-        "val_images_removed_as_in_test": int(val_in_test.sum()),
-        "images_with_conflicting_labels": label_conflicts(
-            train_prints + val_prints + test_prints, sets.reshape(-1)
-        ),
-    }
-    val = parts.val.subset(np.flatnonzero(~val_in_test))
+    counts["images_with_conflicting_labels"] = label_conflicts(
+        train_prints + val_prints + test_prints, sets.reshape(-1)
+    )
+    val = parts.val.subset(np.flatnonzero(stay_val))
     return replace(parts, train=train, val=val, duplicates={**parts.duplicates, **counts})

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from etfhead.errors import DataError
 from etfhead.experiment.data.archive import Arrays, archive_path, load_arrays
+from etfhead.experiment.data.archive_checks import check_different, check_pixels, plain_pixels
 from etfhead.experiment.data.images import ArrayImages, Source
 
 __all__ = ["count_npz_classes", "read_npz"]
@@ -21,12 +22,7 @@ _MAKE = "write it with numpy.savez_compressed(file, x_train=..., y_train=..., x_
 
 def _check_part(path: Path, part: str, pixels: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
     x, y = f"{path}: x_{part}", f"{path}: y_{part}"
-    if pixels.dtype != np.uint8:
-        raise DataError(f"{x} is {pixels.dtype}, expected uint8 pixels of 0..255; convert it")
-    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
-        raise DataError(
-            f"{x} has shape {pixels.shape}, expected (N, H, W) or (N, H, W, C) with C of 1 (grey) or 3 (RGB)"
-        )
+    check_pixels(x, pixels)
     if 0 in pixels.shape:
         raise DataError(f"{x} has shape {pixels.shape}, expected at least one image of at least one pixel")
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
@@ -49,8 +45,7 @@ def _class_names(path: Path, arrays: Arrays, names: tuple[str, ...]) -> tuple[st
         raise DataError(
             f"{path}: class_names is {listed.dtype} of shape {listed.shape}, expected K texts (dtype str)"
         )
-    if len(set(listed.tolist())) < len(listed):
-        raise DataError(f"{path}: class_names repeats a name; expected {len(listed)} different ones")
+    check_different(path, "class_names", listed)
     if len(listed) < 2:
         raise DataError(f"{path} holds {len(listed)} class(es), expected at least two")
     for name in names:
@@ -61,12 +56,6 @@ def _class_names(path: Path, arrays: Arrays, names: tuple[str, ...]) -> tuple[st
                 f"expected 0..{len(listed) - 1}"
             )
     return tuple(listed.tolist())
-
-
-def _images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any]) -> ArrayImages:
-    if pixels.ndim == 4 and pixels.shape[3] == 1:
-        pixels = pixels[..., 0]
-    return ArrayImages(np.ascontiguousarray(pixels), labels.astype(np.int64))
 
 
 def count_npz_classes(data_root: str | None) -> int:
@@ -104,7 +93,10 @@ def read_npz(data_root: str | None) -> Source:
     for part in ("train", "test"):
         _check_part(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
     names = _class_names(path, arrays, ("y_train", "y_test"))
-    train, test = (_images(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
+    train, test = (
+        ArrayImages(plain_pixels(arrays[f"x_{part}"]), arrays[f"y_{part}"].astype(np.int64))
+        for part in ("train", "test")
+    )
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
         raise DataError(
             f"{path}: images of x_test are {test.pixels.shape[1:]}, expected {train.pixels.shape[1:]} as in "

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from etfhead.errors import DataError
 from etfhead.experiment.data.decode import bombs_are_errors, decode_unguarded
+from etfhead.experiment.terminal import shown
 
 __all__ = ["summarize_unreadable", "unreadable"]
 
@@ -49,9 +50,9 @@ def summarize_unreadable(failed: dict[str, str], total: int) -> str:
     >>> summarize_unreadable({"cat/1.png": "empty"}, 10)
     '1 of 10 image files cannot be decoded: cat/1.png (empty)'
     """
-    shown = [f"{path} ({reason})" for path, reason in list(failed.items())[:_SHOWN]]
+    first = [shown(f"{path} ({reason})") for path, reason in list(failed.items())[:_SHOWN]]
     more = f", and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
-    return f"{len(failed):,} of {total:,} image files cannot be decoded: {', '.join(shown)}{more}"
+    return f"{len(failed):,} of {total:,} image files cannot be decoded: {', '.join(first)}{more}"
 
 
 def _reasons(pool: ThreadPoolExecutor, root: Path, paths: Sequence[str]) -> Iterator[str | None]:

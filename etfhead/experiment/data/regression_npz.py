@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from etfhead.errors import DataError
 from etfhead.experiment.data.archive import archive_path, load_arrays
-from etfhead.experiment.data.regression_parts import PARTS, RegressionParts, Samples, draw_parts, make_parts
-from etfhead.experiment.data.splits import Indices
+from etfhead.experiment.data.archive_checks import checked_names, checked_split, plain_pixels
+from etfhead.experiment.data.regression_parts import RegressionParts, Samples, draw_parts, make_parts
 
 __all__ = ["count_npz_targets", "read_regression_npz"]
 
@@ -45,7 +45,7 @@ def _checked_inputs(path: Path, x: npt.NDArray[Any], count: int) -> npt.NDArray[
                 f"{path}: x is {x.dtype} of shape {x.shape}, expected images, uint8 of shape (N, H, W) or "
                 "(N, H, W, C) with C of 1 (grey) or 3 (RGB), or a table of numbers (N, D)"
             )
-        return np.ascontiguousarray(x[..., 0] if x.ndim == 4 and x.shape[3] == 1 else x)
+        return plain_pixels(x)
     if x.dtype.kind not in "fiub" or x.ndim != 2 or 0 in x.shape:
         raise DataError(
             f"{path}: x is {x.dtype} of shape {x.shape}, expected a table of numbers (N, D), or uint8 "
@@ -65,29 +65,7 @@ def _checked_inputs(path: Path, x: npt.NDArray[Any], count: int) -> npt.NDArray[
 def _target_names(path: Path, listed: npt.NDArray[Any] | None, count: int) -> tuple[str, ...]:
     if listed is None:
         return tuple(f"target {k}" for k in range(count))
-    if listed.shape != (count,) or listed.dtype.kind != "U":
-        raise DataError(
-            f"{path}: target_names is {listed.dtype} of shape {listed.shape}, expected {count} texts (dtype "
-            "str), one a column of y"
-        )
-    if len(set(listed.tolist())) < count:
-        raise DataError(f"{path}: target_names repeats a name; expected {count} different ones")
-    return tuple(listed.tolist())
-
-
-def _listed_split(path: Path, listed: npt.NDArray[Any], count: int) -> Indices:
-    if listed.shape != (count,) or listed.dtype.kind != "U":
-        raise DataError(
-            f"{path}: split is {listed.dtype} of shape {listed.shape}, expected {count} texts (dtype str), "
-            "train, val or test for each sample"
-        )
-    strange = np.flatnonzero(~np.isin(listed, PARTS))
-    if len(strange):
-        raise DataError(
-            f"{path}: split holds {str(listed[strange[0]])!r} for sample {strange[0]}, expected train, val "
-            "or test"
-        )
-    return np.select([listed == part for part in PARTS], range(3)).astype(np.int64)
+    return checked_names(path, "target_names", listed, count, "y")
 
 
 def count_npz_targets(data_root: str | None) -> int:
@@ -126,6 +104,6 @@ def read_regression_npz(
     targets = _checked_targets(path, arrays["y"])
     inputs = _checked_inputs(path, arrays["x"], len(targets))
     names = _target_names(path, arrays.get("target_names"), targets.shape[1])
-    given = _listed_split(path, arrays["split"], len(targets)) if "split" in arrays else None
+    given = checked_split(path, arrays["split"], len(targets), "sample") if "split" in arrays else None
     part = draw_parts(len(targets), val_fraction, split_seed, given)
     return make_parts(Samples(inputs, targets), part, names, root=str(path))

@@ -12,16 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from etfhead.errors import DataError
-from etfhead.experiment.data.duplicates import label_conflicts, shared_with
+from etfhead.experiment.data.duplicates import apart, hash_rows, label_conflicts
 from etfhead.experiment.data.rng import hash_keys
-from etfhead.experiment.data.splits import Indices
+from etfhead.experiment.data.splits import PARTS, TEST_FRACTION, TEST_SEED, Indices
 
-__all__ = ["PARTS", "RegressionParts", "Samples", "draw_parts", "make_parts"]
+__all__ = ["RegressionParts", "Samples", "draw_parts", "make_parts"]
 
-PARTS = ("train", "val", "test")
-
-_TEST_FRACTION = 0.2
-_TEST_SEED = 0  # the test part is the same for every split_seed
 _TEST, _VAL, _KEEP = range(40, 43)  # separate hash streams
 _LEAST = 2  # samples of a split: R2 needs a variance
 
@@ -109,9 +105,9 @@ def draw_parts(count: int, val_fraction: float, split_seed: int, given: Indices 
         [60, 20, 20]
     """
     if given is None:
-        order = np.argsort(hash_keys(np.arange(count), _TEST_SEED, _TEST), kind="stable")
+        order = np.argsort(hash_keys(np.arange(count), TEST_SEED, _TEST), kind="stable")
         part = np.zeros(count, dtype=np.int64)
-        part[order[: max(_LEAST, round(_TEST_FRACTION * count))]] = 2
+        part[order[: max(_LEAST, round(TEST_FRACTION * count))]] = 2
     else:
         part = given.copy()
     if not (part == 1).any():
@@ -145,13 +141,11 @@ def make_parts(
     Raises:
         DataError: If a split is left with fewer than two samples.
     """
-    prints = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in samples.inputs]
-    of = [[prints[i] for i in np.flatnonzero(part == number)] for number in range(3)]
-    val_in_test = shared_with(of[1], of[2])
-    train_in_test = shared_with(of[0], of[2])
-    train_in_val = shared_with(of[0], of[1]) & ~train_in_test
+    prints = hash_rows(samples.inputs)
+    of_train, of_val, of_test = ([prints[i] for i in np.flatnonzero(part == number)] for number in range(3))
+    stay, stay_val, counts = apart(of_train, of_val, of_test, "samples")
     train, val, test = (np.flatnonzero(part == number) for number in range(3))
-    train, val = train[~(train_in_test | train_in_val)], val[~val_in_test]
+    train, val = train[stay], val[stay_val]
     for name, kept in zip(PARTS, (train, val, test), strict=True):
         if len(kept) < _LEAST:
             raise DataError(
@@ -159,12 +153,7 @@ def make_parts(
                 f"holds are removed, expected at least {_LEAST}; remove duplicates or change the split"
             )
     _, kinds = np.unique(samples.targets, axis=0, return_inverse=True)
-    counts = {
-        "train_samples_removed_as_in_test": int(train_in_test.sum()),
-        "train_samples_removed_as_in_val": int(train_in_val.sum()),
-        "val_samples_removed_as_in_test": int(val_in_test.sum()),
-        "inputs_with_conflicting_targets": label_conflicts(prints, kinds.reshape(-1).astype(np.int64)),
-    }
+    counts["inputs_with_conflicting_targets"] = label_conflicts(prints, kinds.reshape(-1).astype(np.int64))
     return RegressionParts(
         train=samples.subset(train),
         val=samples.subset(val),

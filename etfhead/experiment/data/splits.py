@@ -10,9 +10,24 @@ import numpy.typing as npt
 from etfhead.errors import DataError
 from etfhead.experiment.data.rng import hash_keys
 
-__all__ = ["apportion", "class_members", "stratified_holdout", "stratified_limit"]
+__all__ = [
+    "PARTS",
+    "TEST_FRACTION",
+    "TEST_SEED",
+    "Indices",
+    "apportion",
+    "class_members",
+    "stratified_holdout",
+    "stratified_limit",
+]
 
 Indices = npt.NDArray[np.int64]
+
+PARTS = ("train", "val", "test")
+
+# Of data sets without a test part of their own; the same part for every split_seed.
+TEST_FRACTION = 0.2
+TEST_SEED = 0
 
 _HOLDOUT, _LIMIT = 3, 4  # separate hash streams
 

@@ -148,7 +148,7 @@ def equal_loss(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def heads_at_equal_loss(summary: Mapping[str, Any]) -> list[Block]:
     """The section of a run's report; no blocks where every pair is one with the baseline anyway."""
-    compared = equal_loss(summary)
+    compared = summary["equal_loss"]
     if all(pair["reference"] == summary["baseline"] for pair in compared["pairs"]):
         return []
     header = ["contender", "reference", "loss", "verdict", "best epoch", "95 % interval", "above / below"]

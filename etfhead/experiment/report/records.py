@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from etfhead.experiment.checksums import SEAL, is_intact, wrong_files
+from etfhead.experiment.files import parse_json
+from etfhead.experiment.schema.yaml_lines import parse_yaml
 
 __all__ = ["NOT_STARTED", "RunRecords", "SeedRecord", "number", "read_json", "read_recipe", "read_run"]
 
@@ -124,13 +123,9 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         what = "has no recipe.yaml" if folder.is_dir() else "does not exist"
         raise ValueError(f"run_dir: {str(folder)!r} {what}; expected a folder written by `etfhead run`")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where is not None else ""
-        raise ValueError(
-            f"{path}: not readable as YAML{line}; restore it from the recipe of the run"
-        ) from None
+        recipe = parse_yaml(path.read_text(encoding="utf-8"), str(path))[0]
+    except ValueError as error:
+        raise ValueError(f"{error}; restore it from the recipe of the run") from None
     wrong = _first_fault(recipe)
     if wrong:
         raise ValueError(f"{path}: {wrong}; restore it from the recipe of the run")
@@ -178,7 +173,7 @@ def _read_seed(folder: Path, arm: str, seed: int, recipe: Mapping[str, Any], not
 def read_json(folder: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
     """A JSON object, or ``None``; one that cannot be read is named in ``notes``."""
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        value = parse_json((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
@@ -207,7 +202,7 @@ def _read_history(folder: Path, name: str, notes: list[str]) -> tuple[dict[str, 
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             epoch = row["epoch"]
         except (ValueError, TypeError, KeyError):
             epoch = None

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etfhead.experiment.files import write_bytes, write_json, write_text
-from etfhead.experiment.report import formatting as fmt
 from etfhead.experiment.report import study_tables as tables
 from etfhead.experiment.report.document import Table
-from etfhead.experiment.report.html import render_html
-from etfhead.experiment.report.markdown import render_markdown, text_table
+from etfhead.experiment.report.markdown import text_table
+from etfhead.experiment.report.output import DOCUMENTS, shorten, terminal_text, wrap, write_files
 from etfhead.experiment.report.study_figures import STUDY_FIGURES, StudyFigure
 from etfhead.experiment.report.study_summary import read_study, summarize_study_records
 from etfhead.experiment.report.study_verdict import equal_loss_sentence
-from etfhead.experiment.report.write import shorten, wrap
 
 __all__ = ["STUDY_FILES", "draw_study", "format_study_table", "write_study_report"]
 
 _PICTURES = ("study.png", "study_differences.png", "study_figures.png")
-STUDY_FILES = ("summary.csv", "summary.json", "report.md", "report.html", *_PICTURES)
+STUDY_FILES = (*DOCUMENTS, *_PICTURES)
 
 _ACROSS = 5  # settings beside each other in a terminal of 100 columns
 
@@ -49,17 +44,15 @@ def write_study_report(out: str | Path) -> Path:
     study = read_study(out)
     summary = summarize_study_records(study)
     pictures = {name: png(figure) for name, figure in draw_study(summary).items()}
-    blocks = build_study_report(study, summary, pictures)
-    folder = study.folder
-    write_json(folder / "summary.json", summary)
-    write_text(folder / "summary.csv", _csv(summary))
-    for name in _PICTURES:
-        if name in pictures:
-            write_bytes(folder / name, pictures[name])
-        else:
-            (folder / name).unlink(missing_ok=True)
-    write_text(folder / "report.md", render_markdown(blocks))
-    return write_text(folder / "report.html", render_html(blocks, f"{summary['name']}: study", pictures))
+    return write_files(
+        study.folder,
+        summary,
+        build_study_report(study, summary, pictures),
+        title=f"{summary['name']}: study",
+        columns=_columns(summary),
+        pictures=pictures,
+        known=_PICTURES,
+    )
 
 
 def draw_study(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,8 +97,7 @@ def format_study_table(summary: Mapping[str, Any]) -> str:
     lines += wrap(summary["verdict"])
     if (sentence := equal_loss_sentence(summary)) is not None:
         lines += wrap(sentence)
-    # Terminals and the tools behind a pipe expect the hyphen that they can search for.
-    return "\n".join(lines).replace(fmt.MINUS, "-").replace(fmt.MISSING, "-")
+    return terminal_text(lines)
 
 
 def _across(table: Table) -> list[Table]:
@@ -120,11 +112,6 @@ def _short_cell(text: str) -> str:
     return text if len(text) <= 14 else text[:13] + "…"
 
 
-def _csv(summary: Mapping[str, Any]) -> str:
-    """One row a training; settings with other metrics add columns."""
-    names = list(dict.fromkeys(key for row in sorted(summary["runs"], key=len, reverse=True) for key in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summary["runs"])
-    return buffer.getvalue()
+def _columns(summary: Mapping[str, Any]) -> list[str]:
+    """Settings with other metrics add columns."""
+    return list(dict.fromkeys(key for row in sorted(summary["runs"], key=len, reverse=True) for key in row))

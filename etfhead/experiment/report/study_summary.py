@@ -8,8 +8,7 @@ an ordinary run folder. ``OUT/summary.json`` is what :func:`summarize_study` ret
 * ``axis``: ``field`` and ``values`` by setting if the settings differ in one number alone, else null.
 * ``settings.<setting>``: ``changes`` (what it changes in the recipe), ``state`` in words, and ``summary``:
   that of its run folder (:mod:`~etfhead.experiment.report.summary`), null while there is none. It lacks
-  ``runs`` and what is kept epoch by epoch, and has ``equal_loss``
-  (:func:`~etfhead.experiment.report.equal_loss.equal_loss`) beside.
+  ``runs`` and what is kept epoch by epoch.
 * ``arms.<arm>``: ``settings`` (the arm's options), ``kind``, and for contenders ``counts``: in how many
   settings each outcome was found, at the ``best`` and at the ``last`` epoch.
 * ``runs``: the flat rows of ``summary.csv``, with a column ``setting``. ``unfinished``, ``notes``,
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from etfhead.experiment.report import study_verdict
-from etfhead.experiment.report.equal_loss import equal_loss
 from etfhead.experiment.report.records import (
     NOT_STARTED,
     RunRecords,
@@ -194,7 +192,6 @@ def _compact(one: Mapping[str, Any], records: RunRecords | None, epochs: bool) -
         }
         for arm, entry in one["arms"].items()
     }
-    kept["equal_loss"] = equal_loss(one)
     return kept
 
 

@@ -26,7 +26,9 @@
 * With one class an image ``arms.<arm>.reliability`` and more ``figures``
   (:mod:`~etfhead.experiment.report.reliability`); with ``ood_dataset`` also ``ood``, ``figures`` and
   ``differences`` of AUROC (:mod:`~etfhead.experiment.report.ood`).
-* ``runs``: one flat row per arm and seed, the columns of ``summary.csv`` (:data:`COLUMNS`).
+* ``equal_loss``: heads at equal loss, paired (:func:`~etfhead.experiment.report.equal_loss.equal_loss`).
+* ``runs``: one flat row per arm and seed, the columns of ``summary.csv``
+  (:func:`~etfhead.experiment.report.rows.columns`).
 * ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
 
 On multi-label data ``top1`` is ``exact_match`` or ``map`` in every key, whichever is primary, ECE is missing
@@ -49,71 +51,27 @@ from typing import Any
 from etfhead.experiment.report import verdict
 from etfhead.experiment.report.by_epoch import accuracy_by_epoch
 from etfhead.experiment.report.class_frequency import add_class_frequency
-from etfhead.experiment.report.collapse import (
-    COLLAPSE,
-    COLLAPSE_COLUMNS,
-    COLLAPSE_COUNTS,
-    CollapseFigure,
-    collapse_by_epoch,
-    last_collapse,
-)
+from etfhead.experiment.report.collapse import COLLAPSE_COLUMNS, collapse_by_epoch
 from etfhead.experiment.report.compare import compare
+from etfhead.experiment.report.equal_loss import equal_loss
 from etfhead.experiment.report.memorization import add_memorization
 from etfhead.experiment.report.ood import add_ood
-from etfhead.experiment.report.records import RunRecords, SeedRecord, number, read_run
-from etfhead.experiment.report.regression_collapse import NRC
+from etfhead.experiment.report.records import RunRecords, number, read_run
 from etfhead.experiment.report.reliability import add_reliability
-from etfhead.experiment.report.score import TOP1, Score, score_of_recipe
-from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, describe, median_with_misses, spread_by_seed
+from etfhead.experiment.report.rows import (
+    TARGET,
+    WHOLE_RUN,
+    collapse_columns,
+    collapse_measures,
+    run_row,
+    validation_target,
+)
+from etfhead.experiment.report.score import Score, score_of_recipe
+from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, median_with_misses, spread_by_seed
 from etfhead.experiment.report.tail_geometry import add_tail_geometry
 from etfhead.experiment.report.target_errors import target_errors
 
-__all__ = ["COLUMNS", "arm_kind", "columns", "summarize", "summarize_records"]
-
-_WHOLE_RUN = (
-    "epochs",
-    "steps",
-    "images_per_s",
-    "train_time",
-    "align_time",
-    "collapse_time",
-    "peak_memory_bytes",
-    "params_total",
-    "params_trainable",
-    "params_head",
-    "head_bytes",
-    "optimizer_state_bytes",
-    "optimizer_state_bytes_head",
-)
-_TARGET = ("target_epochs", "target_steps", "target_seconds")
-
-
-def columns(score: Score) -> tuple[str, ...]:
-    """Columns of ``summary.csv``: those of neural collapse only with one class an image."""
-    return (
-        "arm",
-        "seed",
-        "state",
-        *score.figures,
-        "best_epoch",
-        *_WHOLE_RUN,
-        *_collapse_columns(score),
-        f"target_{score.val}",
-        *_TARGET,
-        "device",
-    )
-
-
-def _collapse_figures(score: Score) -> tuple[CollapseFigure, ...]:
-    return () if score.multilabel else NRC if score.regression else COLLAPSE
-
-
-def _collapse_columns(score: Score) -> tuple[str, ...]:
-    shown = tuple(figure.key for figure in _collapse_figures(score))
-    return ("collapse_epoch", *shown, *COLLAPSE_COUNTS) if shown else ()
-
-
-COLUMNS = columns(TOP1)
+__all__ = ["arm_kind", "summarize", "summarize_records"]
 
 
 def summarize(run_dir: str | Path) -> dict[str, Any]:
@@ -135,13 +93,13 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     """Summarise records that :func:`~etfhead.experiment.report.records.read_run` has already read."""
     recipe, baseline = records.recipe, records.recipe["baseline"]
     score = score_of_recipe(recipe)
-    target, source = _target(records, score)
-    rows = [_row(run, target, score) for seeds in records.runs.values() for run in seeds.values()]
+    target, source = validation_target(records, score)
+    rows = [run_row(run, target, score) for seeds in records.runs.values() for run in seeds.values()]
     arms = {arm: _arm(records, arm, rows, score) for arm in records.runs}
     comparisons = compare(arms, baseline, score)
     for arm, epochs in accuracy_by_epoch(records.runs, baseline, score.val).items():
         arms[arm][f"{score.val}_by_epoch"] = epochs
-        arms[arm]["collapse_by_epoch"] = collapse_by_epoch(records.runs[arm], _collapse_figures(score))
+        arms[arm]["collapse_by_epoch"] = collapse_by_epoch(records.runs[arm], collapse_measures(score))
     summary: dict[str, Any] = {
         "schema": 1,
         "name": str(recipe.get("name") or records.folder.resolve().name),
@@ -179,55 +137,8 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     add_tail_geometry(summary, records)
     add_reliability(summary, records)
     add_ood(summary, records)
+    summary["equal_loss"] = equal_loss(summary)
     return summary
-
-
-def _target(records: RunRecords, score: Score) -> tuple[float | None, str | None]:
-    """The recipe's target, else one point below the baseline's mean best validation metric."""
-    stated = number(records.recipe, "target_accuracy")
-    if stated is not None:
-        return stated, "recipe"
-    best = [_best_validation(run, score) for run in records.finished(records.recipe["baseline"]).values()]
-    spread = describe([value for value in best if value is not None])
-    return (None, None) if spread is None else (spread.mean - 1.0, "automatic")
-
-
-def _best_validation(run: SeedRecord, score: Score) -> float | None:
-    values = [value for row in run.history if (value := number(row, score.val)) is not None]
-    return max(values, default=None)
-
-
-def _row(run: SeedRecord, target: float | None, score: Score) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(columns(score))
-    row.update({"arm": run.arm, "seed": run.seed, "state": run.state, f"target_{score.val}": target})
-    if run.result is None:
-        row["epochs"] = len(run.history) or None
-        return row
-    for when in ("best", "last"):
-        for key in score.test:
-            row[f"{key}_{when}"] = number(run.result[when], key)
-    best_epoch = number(run.result["best"], "epoch")
-    row["best_epoch"] = None if best_epoch is None else int(best_epoch) + 1
-    row[f"{score.val}_best"] = _best_validation(run, score)
-    row[f"{score.val}_last"] = number(run.history[-1], score.val) if run.history else None
-    row.update({key: _exact(run.result, key) for key in _WHOLE_RUN})
-    row.update(
-        {key: value for key, value in last_collapse(run, _collapse_figures(score)).items() if key in row}
-    )
-    row["device"] = run.result.get("device")
-    for entry in run.history:
-        value = number(entry, score.val)
-        if target is not None and value is not None and value >= target:
-            row["target_epochs"] = entry["epoch"] + 1
-            row["target_steps"] = _exact(entry, "step")
-            row["target_seconds"] = number(entry, "train_time")
-            break
-    return row
-
-
-def _exact(mapping: Mapping[str, Any], key: str) -> float | None:
-    """A finite number that stays a whole one if it was."""
-    return None if number(mapping, key) is None else mapping[key]
 
 
 def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]], score: Score) -> dict[str, Any]:
@@ -236,7 +147,7 @@ def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]], score: Score
     done = [row for row in rows if row["arm"] == arm and row["state"] == "finished"]
     figures = {
         key: spread_by_seed({row["seed"]: row[key] for row in done if row.get(key) is not None})
-        for key in (*score.figures, *_WHOLE_RUN, *(_collapse_columns(score) or COLLAPSE_COLUMNS))
+        for key in (*score.figures, *WHOLE_RUN, *(collapse_columns(score) or COLLAPSE_COLUMNS))
     }
     return {
         "settings": settings,
@@ -247,9 +158,7 @@ def _arm(records: RunRecords, arm: str, rows: list[dict[str, Any]], score: Score
         "target": {
             "reached": sum(row["target_epochs"] is not None for row in done),
             "of": len(done),
-            **{
-                key.removeprefix("target_"): median_with_misses([row[key] for row in done]) for key in _TARGET
-            },
+            **{key.removeprefix("target_"): median_with_misses([row[key] for row in done]) for key in TARGET},
         },
     }
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etfhead.experiment.files import write_bytes, write_json, write_text
 from etfhead.experiment.report import formatting as fmt
 from etfhead.experiment.report.class_frequency import FREQUENCY_COLUMNS
 from etfhead.experiment.report.document import Table
-from etfhead.experiment.report.html import render_html
-from etfhead.experiment.report.markdown import render_markdown, text_table
+from etfhead.experiment.report.markdown import text_table
 from etfhead.experiment.report.memorization import MEMORIZATION_COLUMNS
 from etfhead.experiment.report.ood import OOD_COLUMNS
+from etfhead.experiment.report.output import DOCUMENTS, shorten, terminal_text, wrap, write_files
 from etfhead.experiment.report.records import NOT_STARTED, read_run
+from etfhead.experiment.report.rows import columns
 from etfhead.experiment.report.score import score_of_summary
-from etfhead.experiment.report.summary import columns, summarize_records
+from etfhead.experiment.report.summary import summarize_records
 
-__all__ = ["FILES", "format_table", "shorten", "wrap", "write_report"]
+__all__ = ["FILES", "format_table", "write_report"]
 
 PICTURES = (
     "accuracy_epoch.png",
@@ -38,10 +35,7 @@ PICTURES = (
     "reliability.png",
     "differences.png",
 )
-FILES = ("summary.csv", "summary.json", "report.md", "report.html", *PICTURES)
-
-_WIDTH = 100
-_NAME_WIDTH = 22
+FILES = (*DOCUMENTS, *PICTURES)
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -66,17 +60,15 @@ def write_report(run_dir: str | Path) -> Path:
     records = read_run(run_dir)
     summary = summarize_records(records)
     pictures = draw(records, summary)
-    blocks = build_report(records, summary, pictures)
-    folder = records.folder
-    write_json(folder / "summary.json", summary)
-    write_text(folder / "summary.csv", _csv(summary))
-    for name in PICTURES:
-        if name in pictures:
-            write_bytes(folder / name, pictures[name])
-        else:
-            (folder / name).unlink(missing_ok=True)
-    write_text(folder / "report.md", render_markdown(blocks))
-    return write_text(folder / "report.html", render_html(blocks, f"{summary['name']}: report", pictures))
+    return write_files(
+        records.folder,
+        summary,
+        build_report(records, summary, pictures),
+        title=f"{summary['name']}: report",
+        columns=_columns(summary),
+        pictures=pictures,
+        known=PICTURES,
+    )
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
@@ -120,8 +112,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     if summary["notes"] or summary["unfinished"]:
         lines.append("")
     lines += wrap(summary["verdict"])
-    # Terminals and the tools behind a pipe expect the hyphen that they can search for.
-    return "\n".join(lines).replace(fmt.MINUS, "-").replace(fmt.MISSING, "-")
+    return terminal_text(lines)
 
 
 def _unfinished(summary: Mapping[str, Any]) -> list[str]:
@@ -150,22 +141,6 @@ def _mean(figure: Mapping[str, Any] | None, spec: str) -> str:
     return fmt.MISSING if figure is None else format(figure["mean"], spec)
 
 
-def shorten(name: str) -> str:
-    """A name that leaves room for the figures beside it."""
-    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
-
-
-def wrap(text: str) -> list[str]:
-    """Lines of a terminal."""
-    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def _csv(summary: Mapping[str, Any]) -> str:
-    buffer = io.StringIO()
+def _columns(summary: Mapping[str, Any]) -> list[str]:
     extra = (*MEMORIZATION_COLUMNS, *FREQUENCY_COLUMNS, *OOD_COLUMNS)
-    more = [key for key in extra if key in summary["runs"][0]]
-    names = [*columns(score_of_summary(summary)), *more]
-    writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summary["runs"])
-    return buffer.getvalue()
+    return [*columns(score_of_summary(summary)), *(key for key in extra if key in summary["runs"][0])]

@@ -6,7 +6,8 @@ import pytest
 
 from etfhead.experiment.report import write_report
 from etfhead.experiment.report.collapse import COLLAPSE, COLLAPSE_COLUMNS
-from etfhead.experiment.report.summary import COLUMNS, summarize
+from etfhead.experiment.report.rows import COLUMNS
+from etfhead.experiment.report.summary import summarize
 
 TOPS = {"linear": [96.8, 97.1, 97.4], "etf": [97.9, 98.0, 98.5]}
 

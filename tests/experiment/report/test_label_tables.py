@@ -5,8 +5,8 @@ import json
 import pytest
 
 from etfhead.experiment.report import format_table, summarize, write_report
+from etfhead.experiment.report.rows import columns
 from etfhead.experiment.report.score import MULTILABEL, TOP1, score_of_recipe, score_of_summary
-from etfhead.experiment.report.summary import columns
 
 TOPS = {"bce": [80.0, 81.0, 82.0], "etf_pal": [83.0, 84.1, 85.3]}
 

@@ -49,7 +49,8 @@ def fake_study(fake_run, tmp_path):
         folder.mkdir()
         recipe = {"name": "noise", "seeds": [0, 1, 2], "arms": arms, "baseline": "linear", "noise_rate": 0.0}
         recipe |= options.pop("recipe", {})
-        (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "settings": settings}, sort_keys=False))
+        plain = json.loads(json.dumps({**recipe, "settings": settings}))  # no anchors
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
         (folder / "env.json").write_text(json.dumps({"etfhead": "0.1.0", "command": "etfhead run noise"}))
         for setting, changes in settings.items():
             if started is not None and setting not in started:
@@ -66,7 +67,7 @@ def fake_study(fake_run, tmp_path):
                 **options,
             )
             inner = yaml.safe_load((place / "recipe.yaml").read_text())
-            inner |= {**recipe, **changes, "settings": {}}
+            inner |= json.loads(json.dumps({**recipe, **changes, "settings": {}}))
             (place / "recipe.yaml").write_text(yaml.safe_dump(inner, sort_keys=False))
         return folder
 
@@ -170,6 +171,11 @@ def test_files_and_tables(fake_study):
     equal, _ = tables(markdown, "Heads at equal loss")
     assert [row[:2] for row in equal[1:]] == [["etf", "linear"], ["gce_etf", "gce"]]
     assert equal[2][2:4] == ["9 / 0", "0 / 0 / 3"]
+    rules = [
+        line.split("|")[1].strip() for line in markdown.splitlines() if re.fullmatch(r"\|[ :|-]+\|", line)
+    ]
+    assert len(rules) > 8
+    assert all(rule.startswith(":-") for rule in rules), "names are left-aligned"
 
 
 def test_rows_of_the_csv_name_their_setting(fake_study):

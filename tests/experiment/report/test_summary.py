@@ -4,7 +4,8 @@ import statistics
 import pytest
 import scipy.stats
 
-from etfhead.experiment.report.summary import COLUMNS, summarize
+from etfhead.experiment.report.rows import COLUMNS
+from etfhead.experiment.report.summary import summarize
 
 TOPS = {"linear": [96.8, 97.1, 97.4], "etf": [97.9, 98.0, 98.5]}
 
@@ -202,11 +203,13 @@ def test_rows_have_the_documented_columns(fake_run):
     ("content", "message"),
     [
         (None, "has no recipe.yaml"),
-        ("arms: [", "not readable as YAML at line 1"),
+        ("arms: [", "line 1: not YAML"),
+        ("a: &a [1]\nb: *a", "line 1: anchors and aliases"),
+        ("a: " + "[" * 5000, "line 1: nested too deeply"),
         ("- 1", "expected a mapping, got list"),
         ("arms: {a: {}}\nseeds: 3\nbaseline: a", "'seeds' to be a list"),
         ("arms: {a: {}}\nseeds: [0]\nbaseline: b", "'baseline' to be one of the arms, got 'b'"),
-        ("!!python/object/apply:os.getcwd []", "not readable as YAML"),
+        ("!!python/object/apply:os.getcwd []", "the tag .* is refused"),
     ],
 )
 def test_what_is_no_run_folder_is_refused_in_one_line(tmp_path, content, message):
