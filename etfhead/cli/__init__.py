@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from etfhead._version import __version__
 from etfhead.cli import commands, export, predict, theory
+from etfhead.experiment.terminal import shown
 
 __all__ = ["main"]
 
@@ -26,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(_EXIT_USER, f"etfhead: error: {message} (see `{self.prog} --help`)\n")
+        self.exit(_EXIT_USER, f"etfhead: error: {shown(message)} (see `{self.prog} --help`)\n")
 
 
 def _command(
@@ -121,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parse(argv)
         code: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller, as in `etfhead ls >&-`
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         # The reader left, as in `etfhead ls | head -1`. Python would complain again at exit.
@@ -135,9 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         expected = commands.explain(error)
         if expected is not None:
-            print(f"etfhead: error: {expected}", file=sys.stderr)
+            print(f"etfhead: error: {shown(expected)}", file=sys.stderr)
             return _EXIT_USER
         what = " ".join(f"{type(error).__name__}: {error}".split())
         again = "" if debug else " (re-run with --debug for the traceback)"
-        print(f"etfhead: error: unexpected {what}{again}", file=sys.stderr)
+        print(f"etfhead: error: unexpected {shown(what)}{again}", file=sys.stderr)
         return _EXIT_UNEXPECTED

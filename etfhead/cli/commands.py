@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
 from pathlib import Path
+
+from etfhead.experiment.terminal import printable
 
 __all__ = ["explain", "run_cp", "run_ls", "run_report", "run_run", "run_show", "run_validate"]
 
@@ -92,7 +95,8 @@ def run_run(args: argparse.Namespace) -> int:
     try:
         run(recipe, out, resume=args.resume, overwrite=args.overwrite)
     except Interrupted as stop:
-        print(f"etfhead: {stop}\ncontinue with: {_resume_command(args, out)}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
+            print(f"etfhead: {stop}\ncontinue with: {_resume_command(args, out)}", file=sys.stderr)
         return 128 + stop.signum
     # Under torchrun every process comes here; one of them talks.
     if os.environ.get("RANK", "0") == "0":
@@ -110,7 +114,7 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
 def _print_table(out: Path) -> None:
     from etfhead.experiment.report import format_folder
 
-    print(format_folder(out))
+    print(printable(format_folder(out)))
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -125,7 +129,7 @@ def run_report(args: argparse.Namespace) -> int:
     for out in folders:
         write_folder(out)
         if args.format:
-            print((out / files[args.format]).read_text(encoding="utf-8"), end="")
+            print(printable((out / files[args.format]).read_text(encoding="utf-8")), end="")
             continue
         _print_table(out)
         print(f"report: {out / 'report.html'}")

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-__all__ = ["add_arguments", "add_choice", "run_export"]
+from etfhead.experiment.terminal import shown
+
+__all__ = ["add_arguments", "add_choice", "run_export", "told"]
+
+
+def told(text: object) -> str:
+    """One line for stdout, in characters that its encoding has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return shown(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -50,14 +59,14 @@ def run_export(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     reason = f" ({done.choice.reason})" if done.choice.reason else ""
-    print(f"model: {done.choice}{reason}")
+    print(f"model: {told(done.choice)}{reason}")
     print(f"head: {done.head}")
     for note in done.notes:
-        print(f"note: {note}")
+        print(f"note: {told(note)}")
     if done.difference is not None:
         print(
             f"checked: read back, its logits on random images differ by at most {done.difference:.1e} from "
             f"the trained model's (largest logit {done.largest_logit:.3g})"
         )
-    print(f"wrote {done.folder}")
+    print(f"wrote {told(done.folder)}")
     return 0

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etfhead.cli.export import add_choice
+from etfhead.cli.export import add_choice, told
+from etfhead.experiment.terminal import shown
 
 if TYPE_CHECKING:
     from etfhead.experiment.predict import Prediction, Predictor
@@ -46,7 +47,7 @@ def run_predict(args: argparse.Namespace) -> int:
     predictor = load_predictor(
         args.source, arm=args.arm, seed=args.seed, weights=args.weights, device=args.device
     )
-    print(f"etfhead: model: {_shown(predictor.source)}", file=sys.stderr)
+    print(f"etfhead: model: {shown(predictor.source)}", file=sys.stderr)
     table = None if args.json else _Table(predictor, paths, args.top_k)
     unreadable = 0
     found = predict(predictor, paths, top_k=args.top_k, batch_size=args.batch_size, workers=args.workers)
@@ -55,7 +56,7 @@ def run_predict(args: argparse.Namespace) -> int:
         if table is None:
             print(json.dumps(prediction.as_dict(), allow_nan=False))
         elif prediction.error is not None:
-            print(f"etfhead: {_shown(prediction.error)}", file=sys.stderr)
+            print(f"etfhead: {shown(prediction.error)}", file=sys.stderr)
         else:
             print(table.row(prediction))
     if unreadable:
@@ -69,27 +70,20 @@ class _Table:
     def __init__(self, predictor: Predictor, paths: list[Path], top_k: int) -> None:
         self.multilabel = predictor.readout is not None
         self.count = min(max(top_k, 1), len(predictor.class_names))
-        self.file = max(4, *(len(_shown(path)) for path in paths))
-        self.name = max(len(_shown(name)) for name in predictor.class_names)
+        self.file = max(4, *(len(told(path)) for path in paths))
+        self.name = max(len(told(name)) for name in predictor.class_names)
         self.header_due = True
 
     def row(self, prediction: Prediction) -> str:
         cells = [
-            f"{_shown(name).ljust(self.name)} {probability:.4f}" for name, _, probability in prediction.top
+            f"{told(name).ljust(self.name)} {probability:.4f}" for name, _, probability in prediction.top
         ]
         if prediction.labels is not None:
-            cells.append(", ".join(map(_shown, prediction.labels)) or "(none)")
-        line = "  ".join([_shown(prediction.file).ljust(self.file), *cells]).rstrip()
+            cells.append(", ".join(map(told, prediction.labels)) or "(none)")
+        line = "  ".join([told(prediction.file).ljust(self.file), *cells]).rstrip()
         if not self.header_due:
             return line
         self.header_due = False
         places = [f"#{place}".ljust(self.name + 7) for place in range(1, self.count + 1)]
         header = ["FILE".ljust(self.file), *places, *(["LABELS"] if self.multilabel else [])]
         return "  ".join(header).rstrip() + "\n" + line
-
-
-def _shown(text: object) -> str:
-    """Text for a terminal: names may hold line breaks, escape sequences, or bytes that are no characters."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text)
-    )

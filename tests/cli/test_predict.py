@@ -1,11 +1,15 @@
 """`etfhead predict`: table, JSON lines, and what unreadable files do to the exit code."""
 
+import io
 import json
+import os
 
 import pytest
 import timm
 import torch
 from PIL import Image
+
+from etfhead.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +79,6 @@ def test_exit_codes(call, stock, pictures, tmp_path):
 
 
 def test_names_with_line_breaks_and_bytes_that_are_no_text(call, stock, pictures):
-    import os
-
     (pictures / "a.png").rename(pictures / "a\nb.png")
     (pictures / "b.png").rename(os.fsdecode(os.fsencode(pictures) + b"/\xff.png"))
     code, out, _ = call("predict", stock, str(pictures))
@@ -89,6 +91,38 @@ def test_names_with_line_breaks_and_bytes_that_are_no_text(call, stock, pictures
         "a\nb.png",
         "\udcff.png",
     ]
+
+
+def test_a_reader_that_leaves_is_no_error(stock, pictures, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main(["predict", stock, str(pictures), "--json"]) == 141
+    assert capsys.readouterr().err == f"etfhead: model: {stock}\n"
+
+
+def test_a_terminal_without_umlauts(stock, pictures, monkeypatch):
+    (pictures / "a.png").rename(pictures / "\u00e4.png")
+    found = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", found)
+    assert main(["predict", stock, str(pictures)]) == 0
+    found.seek(0)
+    assert "\\xe4.png" in found.read()
+
+
+def test_names_with_a_leading_dash(call, stock, pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    (pictures / "a.png").rename("-a b.png")
+    for words in (("--", "-a b.png"), ("./-a b.png",)):
+        code, out, _ = call("predict", stock, *words)
+        assert code == 0
+        assert out.splitlines()[1].startswith("-a b.png ")
+
+
+def test_an_empty_name(error_line, stock, pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    assert "an empty name among the images" in error_line("predict", stock, "")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ with torch.no_grad():
     logits = model(batch)""",
 }
 
+# timm 1.0.15 does not know local-dir yet.
+_OLD_TIMM = """\
+from safetensors.torch import load_file
+
+model = timm.create_model("{architecture}", num_classes={num_classes}, **{model_args})
+model.load_state_dict(load_file("path/to/this/folder/model.safetensors"))
+model.eval()"""
+
 
 def model_card(trained: TrainedModel, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """The ``README.md`` of an export, in Markdown; text of users is escaped.
@@ -99,7 +107,8 @@ def _front_matter(trained: TrainedModel, format_name: str) -> str:
 
 def _introduction(trained: TrainedModel, config: Mapping[str, Any]) -> str:
     labels = "label sets of" if trained.readout is not None else "one of"
-    description = f" {escape(trained.recipe.description)}." if trained.recipe.description else ""
+    told = escape(trained.recipe.description).rstrip(".")
+    description = f" {told}." if told else ""
     return (
         f"An image classifier ({escape(config['architecture'])}) for {labels} {len(trained.class_names):,} "
         f"classes, trained and exported by etfhead {__version__}.{description} Arm, seed and epoch: "
@@ -111,13 +120,12 @@ def _loading(trained: TrainedModel, config: Mapping[str, Any]) -> str:
     data = {**trained.data_config, "input_size": tuple(trained.data_config["input_size"])}
     names = list(trained.class_names)
     prepare = _PREPARE.format(data=repr(data), mode="L" if data["input_size"][0] == 1 else "RGB")
-    template = _LOAD[config["etfhead"]["format"]]
-    code = template.format(
-        prepare=prepare,
-        architecture=config["architecture"],
-        num_classes=config["num_classes"],
-        model_args=repr(config["model_args"]),
-    )
+    format_name = config["etfhead"]["format"]
+    stock = {key: config[key] for key in ("architecture", "num_classes", "model_args")}
+    code = f"```python\n{_LOAD[format_name].format(prepare=prepare, **stock)}\n```\n\n"
+    if format_name == "timm":
+        other = _OLD_TIMM.format(**stock)
+        code += f"timm before 1.0.16 makes the model in two steps:\n\n```python\n{other}\n```\n\n"
     if len(names) <= _MOST_NAMES:
         where = f"Classes, in the order of the logits: {', '.join(map(escape, names))}."
     else:
@@ -133,7 +141,7 @@ def _loading(trained: TrainedModel, config: Mapping[str, Any]) -> str:
         how = "The logits are cosines: their order is meaningful, a softmax over them is not a probability."
     else:
         how = "`logits.softmax(-1)` is the probability; the calibration error below says how far to trust it."
-    return f"```python\n{code}\n```\n\n{where} {how}"
+    return f"{code}{where} {how}"
 
 
 def _figures(trained: TrainedModel, summary: Mapping[str, Any]) -> list[str]:
@@ -179,6 +187,7 @@ def _data(trained: TrainedModel) -> str:
         f"- Evaluation: {recipe.in_chans} x {recipe.img_size} x {recipe.img_size} pixels, "
         f"{config['interpolation']}, crop_pct {config['crop_pct']:g}, mean {_numbers(config['mean'])}, "
         f"std {_numbers(config['std'])} (from {escape(str(data.get('normalization_from', 'unknown')))}).",
+        "- Image files: transparency over white, 16-bit grey scaled to 8 bits, EXIF orientation not applied.",
     ]
     return "\n".join(lines)
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etfhead.experiment.checks import RESERVED_MODEL_KWARGS
 from etfhead.experiment.export.folder import CONFIG, WEIGHTS_FILE
-from etfhead.experiment.files import write_json
+from etfhead.experiment.files import parse_json, write_json
 from etfhead.experiment.training.checkpoint import save_weights
 
 __all__ = [
@@ -106,11 +107,21 @@ def load_stock(folder: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     config = read_config(folder)
-    name, args = config["architecture"], dict(config.get("model_args") or {})
-    args["num_classes"] = config["num_classes"]
+    name, args = config["architecture"], config.get("model_args") or {}
+    if not isinstance(args, dict):
+        raise ValueError(f"{folder}: model_args of the configuration are no mapping; it is damaged")
+    # timm.create_model has arguments that read other files, among them checkpoints that may be pickles.
+    if reserved := sorted(RESERVED_MODEL_KWARGS & args.keys() - {"in_chans", "num_classes"}):
+        what = ", ".join(reserved)
+        raise ValueError(f"{folder}: an export has no {what} among the model_args of its configuration")
+    args = {**args, "num_classes": config["num_classes"]}
     if not timm.is_model(name):
         raise ValueError(f"{folder}: timm has no model {name!r}; another version of timm may have it")
-    model: nn.Module = timm.create_model(name, pretrained=False, **args)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, **args)
+    except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: timm cannot build {name!r} with {args}: {reason}") from error
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE["timm"]))
     except (RuntimeError, SafetensorError) as error:
@@ -128,15 +139,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         if path.exists():
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = parse_json(path.read_text(encoding="utf-8"))
         else:
             path = folder / WEIGHTS_FILE["safetensors"]
-            config = json.loads(_header(path).get("config", "null"))
+            config = parse_json(_header(path).get("config", "null"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: damaged or unreadable ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(config, dict) or not {"architecture", "num_classes"} <= config.keys():
+    fields: dict[str, Any] = config if isinstance(config, dict) else {}
+    if not isinstance(fields.get("architecture"), str) or type(fields.get("num_classes")) is not int:
         raise ValueError(f"{path}: no configuration of a timm model in it (architecture, num_classes)")
-    return config
+    return fields
 
 
 def _header(path: Path) -> dict[str, str]:
@@ -192,13 +204,18 @@ def _traced(model: nn.Module, config: Mapping[str, Any]) -> torch.export.Exporte
     batch = torch.export.Dim("batch", min=1)
     try:
         with torch.no_grad():
-            return torch.export.export(model, (_example(config),), dynamic_shapes=({0: batch},), strict=False)
+            program = torch.export.export(
+                model, (_example(config),), dynamic_shapes=({0: batch},), strict=False
+            )
     except Exception as error:  # tracing fails in as many ways as models do
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"torch.export cannot trace {config['architecture']!r} with any batch size: {reason}; --format "
             "timm needs no tracing"
         ) from error
+    for node in program.graph_module.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names this machine's folders, which is nobody else's business
+    return program
 
 
 def _write_program(model: nn.Module, config: Mapping[str, Any], path: Path) -> None:

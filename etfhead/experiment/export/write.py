@@ -92,6 +92,8 @@ def export_run(
     records = read_run(run)
     ranked = rank_models(records, arm=arm, seed=seed, weights=weights)
     if out is not None:
+        if not str(out):
+            raise ValueError("out: an empty name; name a folder with --out, or leave it out")
         check_target(Path(out), overwrite=overwrite)
     notes: list[str] = []
     for choice in ranked:

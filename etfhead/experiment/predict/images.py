@@ -28,18 +28,22 @@ _MODES = {1: "L", 3: "RGB"}
 def find_images(names: Iterable[str | Path]) -> list[Path]:
     """Files as they are given, and of each folder all image files below it, sorted.
 
-    Hidden files and folders are passed over, and in folders files without an image's extension. A name that
-    does not exist stays in the list: it is that file's error, not the end.
+    Hidden files and folders are passed over, links to folders too, and in folders files without an image's
+    extension. A name that does not exist or a folder that cannot be read stays in the list: it is that file's
+    error, not the end.
 
     Args:
         names: Files and folders.
 
     Raises:
-        ValueError: If a folder holds no images.
+        ValueError: If a folder holds no images, or a name is empty.
     """
     found: list[Path] = []
-    for name in map(Path, names):
-        if not name.is_dir():
+    for given in names:
+        if not str(given):
+            raise ValueError("an empty name among the images; name a file or a folder")
+        name = Path(given)
+        if not os.path.isdir(name):  # where Path.is_dir may raise
             found.append(name)
             continue
         below = list(_below(name))
@@ -51,11 +55,13 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
 
 
 def _below(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
+    unreadable: list[Path] = []
+    for folder, folders, files in os.walk(root, onerror=lambda e: unreadable.append(Path(e.filename))):
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         for file in sorted(files):
             if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_EXTENSIONS:
                 yield Path(folder, file)
+    yield from unreadable
 
 
 def decoded_batches(
@@ -105,6 +111,10 @@ class _Files(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         path = self.paths[index]
         try:
+            if path.exists() and not path.is_file():
+                # Reading a pipe would wait for a writer that may never come.
+                what = "a folder that cannot be read" if path.is_dir() else "not a regular file"
+                raise DataError(f"cannot decode image {path}: {what}")
             image = decode_image(path, self.mode)
             self._check_shape(image, path)
             tensor: Tensor = self.transform(image)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from etfhead.experiment.export.config import unpack_readout
 from etfhead.experiment.export.folder import CONFIG, WEIGHTS_FILE
 from etfhead.experiment.export.formats import load_stock, onnx_session, read_config
 from etfhead.experiment.export.trained import load_trained
+from etfhead.experiment.predict.program import load_program
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.report.records import read_run
 from etfhead.experiment.training.label_figures import Readout
@@ -115,8 +117,9 @@ def choose_device(device: str) -> torch.device:
 def _exported(folder: Path, device: torch.device) -> Predictor:
     present = [name for name in dict.fromkeys(WEIGHTS_FILE.values()) if (folder / name).is_file()]
     if not present:
-        what = "is neither" if folder.is_dir() else "does not exist; expected"
-        raise ValueError(f"{folder} {what} a folder of `etfhead run` nor one of `etfhead export`")
+        what = "is neither" if folder.is_dir() else "is a file, neither" if folder.exists() else None
+        where = "a folder of `etfhead run` nor one of `etfhead export`"
+        raise ValueError(f"{folder} {what} {where}" if what else f"{folder} does not exist")
     config = read_config(folder)
     origin = config.get("etfhead") or {}
     names, data = _facts(folder, config)
@@ -126,7 +129,7 @@ def _exported(folder: Path, device: torch.device) -> Predictor:
             raise ValueError(f"{folder} holds ONNX, which needs onnxruntime; pip install 'etfhead[onnx]'")
         logits = onnx_session(folder / present[0], device=str(device))
     elif present[0] == WEIGHTS_FILE["torch-export"]:
-        logits = _on_device(_load_program(folder / present[0], device), device)
+        logits = _on_device(load_program(folder / present[0], device), device)
     else:
         logits = _on_device(load_stock(folder), device)
     readout = origin.get("readout")
@@ -150,19 +153,6 @@ def _arm(folder: Path, origin: Mapping[str, Any]) -> Arm:
         ) from error
 
 
-def _load_program(path: Path, device: torch.device) -> nn.Module:
-    from torch.export.passes import move_to_device_pass
-
-    try:
-        program = torch.export.load(path)
-        if device.type != "cpu":  # a graph names devices, so moving the weights is not enough
-            program = move_to_device_pass(program, device)
-        return program.module()
-    except Exception as error:  # zipfile, json and torch each have their own way to fail on bad bytes
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: damaged, or of another version of torch ({reason})") from error
-
-
 def _facts(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Class names and preprocessing, which timm may keep at two places."""
     from timm.data import resolve_data_config
@@ -175,8 +165,34 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], di
     names = tuple(map(str, names)) if names else tuple(map(str, range(count)))
     if len(names) != count:
         raise ValueError(f"{folder / CONFIG}: {len(names)} label_names for {count} classes; it is damaged")
-    known = resolve_data_config(pretrained_cfg=cfg)
-    return names, {key: known[key] for key in _DATA_KEYS}
+    try:
+        known = resolve_data_config(pretrained_cfg=cfg)
+        data = {key: known[key] for key in _DATA_KEYS}
+        _check_data(**data)
+    except (AttributeError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG}: it does not say how images are prepared ({error})") from error
+    return names, data
+
+
+def _check_data(
+    input_size: Sequence[int],
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop_pct: float,
+    crop_mode: str,
+) -> None:
+    if len(input_size) != 3 or any(type(size) is not int or size < 1 for size in input_size):
+        raise ValueError(f"input_size={input_size!r}: expected channels, height and width")
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, input_size[0]) or not all(math.isfinite(value) for value in values):
+            raise ValueError(f"{name}={values!r}: expected a number for each of {input_size[0]} channels")
+    if not all(std):
+        raise ValueError(f"std={std!r}: expected no zeros")
+    if not 0 < crop_pct < math.inf:
+        raise ValueError(f"crop_pct={crop_pct!r}: expected a share above 0")
+    if not (isinstance(interpolation, str) and isinstance(crop_mode, str)):
+        raise ValueError(f"interpolation={interpolation!r}, crop_mode={crop_mode!r}: expected names")
 
 
 def _adjusted(logits: Callable[[Tensor], Tensor], shift: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,6 @@
-"""Two finished runs, trained once: digits with heads that fold and heads that do not, and label sets."""
+"""Finished runs, trained once: digits with heads that fold and heads that do not, and label sets."""
+
+import dataclasses
 
 import pytest
 
@@ -14,6 +16,23 @@ ARMS = {
     "posthoc": Arm(head="linear", posthoc=1.0),
     "posthoc_cosine": Arm(head="cosine", posthoc=1.0),
 }
+# Every head, and what can become of it in an export.
+HEADS = {
+    "learnable": Arm(head="linear"),
+    "learnable_posthoc": Arm(head="linear", posthoc=1.0),
+    "etf_haar": Arm(head="etf", basis="haar"),
+    "etf_hadamard": Arm(head="etf", basis="hadamard"),
+    "etf_without_neck": Arm(head="etf", neck="none"),
+    "etf_low_rank": Arm(head="etf", low_rank=2),
+    "etf_posthoc": Arm(head="etf", posthoc=1.0),
+    "etf_normalize": Arm(head="etf", normalize=True),
+    "orthoplex": Arm(head="etf", frame="orthoplex"),
+    "cosine": Arm(head="cosine"),
+    "class_mean": Arm(head="class_mean"),
+    "class_mean_posthoc": Arm(head="class_mean", posthoc=1.0),
+    "delta": Arm(head="delta"),
+    "guided": Arm(head="guided"),
+}
 LABEL_ARMS = {
     "etf": Arm(head="multilabel_etf", loss="pick_all_label", decode="nearest"),
     "learnable": Arm(head="linear", loss="binary_cross_entropy"),
@@ -26,9 +45,7 @@ def _run(recipe, out):
         return runner.run(recipe, out)
 
 
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """A run folder: six arms, two seeds, a class name and a description that are markup."""
+def _digits(**changes):
     recipe = Recipe(
         name="digits-test",
         description="two | epochs <script>",
@@ -47,7 +64,19 @@ def digits(tmp_path_factory):
         arms=ARMS,
         baseline="learnable",
     )
-    return _run(recipe, tmp_path_factory.mktemp("digits") / "run")
+    return dataclasses.replace(recipe, **changes)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A run folder: six arms, two seeds, and a description that is markup."""
+    return _run(_digits(), tmp_path_factory.mktemp("digits") / "run")
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory):
+    """A run folder: an arm of every head, one seed."""
+    return _run(_digits(seeds=(0,), arms=HEADS), tmp_path_factory.mktemp("heads") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The model card: true figures, code that runs, and text of users that stays text."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -10,6 +11,8 @@ import torch
 import yaml
 
 from etfhead.experiment.export import FORMATS, export_run, load_trained, rank_models
+from etfhead.experiment.export.card import model_card
+from etfhead.experiment.export.config import model_config
 from etfhead.experiment.report.records import read_run
 from etfhead.experiment.report.summary import summarize
 
@@ -19,7 +22,9 @@ def export(run, out, name="timm", arm="etf"):
     return (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "onnx" else name for name in FORMATS]
+)
 def test_the_code_of_the_card_gives_the_trained_models_logits(
     digits, tmp_path, monkeypatch, digit_files, name
 ):
@@ -27,7 +32,7 @@ def test_the_code_of_the_card_gives_the_trained_models_logits(
         pytest.skip("needs the extra etfhead[onnx]")
     files, _ = digit_files
     text = export(digits, tmp_path / "path" / "to" / "this" / "folder", name)
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, *others = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "image.png").write_bytes(files[3].read_bytes())
     monkeypatch.chdir(tmp_path)
     scope = {}
@@ -37,6 +42,11 @@ def test_the_code_of_the_card_gives_the_trained_models_logits(
     with torch.no_grad():
         expected = model(scope["batch"])
     assert torch.allclose(scope["logits"], expected, rtol=1e-3, atol=1e-3)
+    assert len(others) == (name == "timm")
+    for other in others:
+        exec(other, scope)
+        with torch.no_grad():
+            assert torch.equal(scope["model"](scope["batch"]), scope["logits"])
 
 
 def test_front_matter_names_no_licence(digits, tmp_path):
@@ -62,6 +72,33 @@ def test_text_of_users_is_escaped(digits, tmp_path):
     text = export(digits, tmp_path / "out")
     assert "two \\| epochs &lt;script&gt;" in text
     assert "<script>" not in text
+
+
+def test_class_names_are_escaped_and_the_code_is_not_touched(digits):
+    records = read_run(digits)
+    trained = load_trained(records, rank_models(records, arm="etf", seed=0)[0])
+    odd = [
+        "</p><script>x",
+        "a|b",
+        "`c`",
+        "[d](javascript:e)",
+        "*f*",
+        "# g",
+        "h\n## i",
+        "```\nj",
+        "",
+        "ß\u202e",
+    ]
+    recipe = dataclasses.replace(trained.recipe, description="Ends with a dot.")
+    trained = dataclasses.replace(trained, class_names=tuple(odd), recipe=recipe)
+    text = model_card(trained, model_config(trained, {}, "timm"), summarize(digits))
+    assert "<script" not in text
+    assert "Ends with a dot. Arm, seed" in text
+    assert not re.search(r"^(```)?\s*(## i|j|# g)", text, re.MULTILINE)
+    (line,) = (line for line in text.splitlines() if line.startswith("Classes, in the order"))
+    assert all(word in line for word in (r"a\|b", r"\`c\`", r"\[d\](javascript:e)", r"\*f\*", "h ## i", "ß"))
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(code, "card", "exec")
 
 
 def test_label_sets_say_where_their_thresholds_are(label_sets, tmp_path):

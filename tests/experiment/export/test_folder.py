@@ -1,6 +1,7 @@
 """An export folder is replaced whole or not at all, and other people's folders never."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,15 @@ def test_new_empty_and_own_folders(tmp_path):
     assert os.listdir(tmp_path / "deep") == ["out"]
     (tmp_path / "empty").mkdir()
     check_target(tmp_path / "empty", overwrite=False)
+
+
+@pytest.mark.parametrize("name", [".", "../here", "new/../../here"])
+def test_names_that_end_in_no_name(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    replace_folder(Path(name), fill("1"))
+    assert (tmp_path / "here" / "config.json").read_text() == "1"
+    assert os.listdir(tmp_path) == ["here"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

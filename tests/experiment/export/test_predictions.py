@@ -1,6 +1,11 @@
 """A run and its exports predict the same of image files, to the figures that the run wrote down."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +16,8 @@ from etfhead.experiment.export import export_run, load_trained, rank_models
 from etfhead.experiment.predict import load_predictor, predict
 from etfhead.experiment.report.records import read_run
 
-FORMATS = ["timm", "safetensors", "torch-export", "onnx"]
+# In `make test-slow`, which installs the extra.
+FORMATS = ["timm", "safetensors", "torch-export", pytest.param("onnx", marks=pytest.mark.slow)]
 
 
 def skip_without_onnx(name):
@@ -73,3 +79,39 @@ def test_label_sets_are_decided_as_in_the_run(label_sets, label_files, tmp_path,
         probabilities = [value for _, _, value in p.top]
         assert probabilities == sorted(probabilities, reverse=True)
         assert all(0 <= value <= 1 for value in probabilities)
+
+
+# What training and reports need beyond timm's own dependencies, and what only some exports are written with.
+EXTRAS = ("torchmetrics", "accelerate", "matplotlib", "sklearn", "scipy", "pandas", "transformers", "onnx")
+WITHOUT = """
+import json, sys
+from stock_reader import hide
+
+folders, image, extras = json.loads(sys.argv[1])
+hide(extras)
+from etfhead.cli import main
+
+for folder in folders:
+    print(main(["predict", folder, image, "--json", "--top-k", "3", "--device", "cpu"]))
+assert not {name.partition(".")[0] for name in sys.modules} & set(extras)
+"""
+
+
+def test_an_export_needs_nothing_of_training(digits, label_sets, digit_files, label_files, tmp_path):
+    made = [(digits, "etf", name) for name in ("timm", "safetensors", "torch-export")]
+    made += [(label_sets, arm, "timm") for arm in ("etf", "learnable")]
+    folders = []
+    for place, (run, arm, name) in enumerate(made):
+        done = export_run(run, tmp_path / str(place), arm=arm, seed=0, format_name=name)
+        folders.append(str(done.folder))
+    words = json.dumps([folders, str(label_files[0][0]), EXTRAS])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, words], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert lines[1::2] == ["0"] * len(folders), done.stderr[-2000:]
+    rows = [json.loads(line) for line in lines[::2]]
+    assert all(len(row["predictions"]) == 3 for row in rows)
+    assert ["labels" in row for row in rows] == [run is label_sets for run, _, _ in made]

@@ -84,6 +84,7 @@ def test_torch_export_takes_every_head_and_any_batch(digits, tmp_path, arm):
 
 
 @needs_onnx
+@pytest.mark.slow  # `make test-slow` installs the extra
 @pytest.mark.parametrize("arm", ["etf", "class_mean"])
 @pytest.mark.parametrize("beside", [False, True])
 def test_onnx_takes_every_head_and_any_batch(digits, tmp_path, monkeypatch, arm, beside):
@@ -162,6 +163,13 @@ def test_logits_that_differ_leave_nothing_and_the_earlier_export_alone(digits, t
     monkeypatch.setattr(write, "reload", lambda *a: lambda x: honest(*a)(x)[:, :3])
     with pytest.raises(ValueError, match=r"shape \(3, 3\), the model \(3, 10\)"):
         export_run(digits, out, arm="learnable", seed=0, overwrite=True)
+
+
+def test_an_empty_name_is_not_the_current_folder(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^out: an empty name"):
+        export_run(digits, "", arm="etf", seed=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_overwrite_replaces_and_its_absence_refuses(digits, tmp_path):

@@ -1,5 +1,6 @@
 """Finding files, and decoding them so that a broken one is an error of its own."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -37,6 +38,63 @@ def test_folders_are_searched_and_names_are_taken_as_they_are(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no images"):
         find_images([tmp_path / "empty"])
+
+
+def test_an_empty_name_is_not_the_current_folder(pictures, monkeypatch):
+    monkeypatch.chdir(pictures[0].parent)
+    with pytest.raises(ValueError, match="an empty name"):
+        find_images(["0.png", ""])
+
+
+def test_a_folder_that_cannot_be_read_is_counted(pictures, tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert find_images([tmp_path]) == [*pictures, tmp_path / "closed"]
+    ((_, images, reasons),) = decoded([*pictures, tmp_path / "closed"], batch_size=9)
+    assert len(images) == 4
+    assert reasons.keys() == {4}
+    assert "closed: a folder that cannot be read" in reasons[4]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "-dash.png"])
+def test_names_that_no_file_can_have_are_errors_of_their_own(pictures, name):
+    ((_, images, reasons),) = decoded(find_images([name, pictures[0]]), batch_size=9)
+    assert len(images) == 1
+    assert reasons.keys() == {0}
+
+
+def test_a_pipe_is_refused_before_it_is_opened(pictures, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    ((_, images, reasons),) = decoded([tmp_path / "pipe.png", pictures[0]], batch_size=9)
+    assert len(images) == 1
+    assert "not a regular file" in reasons[0]
+
+
+def test_of_a_moving_image_the_first_picture_counts(pictures, tmp_path):
+    frames = [Image.new("P", (20, 20), shade) for shade in (3, 90, 200)]
+    for name in ("moving.gif", "pages.tiff"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        frames[0].save(tmp_path / f"still.{name}")
+        ((_, images, _),) = decoded([tmp_path / name, tmp_path / f"still.{name}"])
+        assert torch.equal(images[0], images[1])
+
+
+def test_pixels_stay_where_the_file_has_them_whatever_exif_says(tmp_path):
+    image = Image.linear_gradient("L").convert("RGB")
+    for name, turn in (("plain.png", 1), ("turned.png", 6), ("nonsense.png", 99)):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        image.save(tmp_path / name, exif=exif)
+    ((_, images, _),) = decoded([tmp_path / f"{name}.png" for name in ("plain", "turned", "nonsense")])
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
 
 
 def test_images_are_prepared_by_timms_transform(pictures):
