@@ -18,7 +18,7 @@ from etfhead.experiment.task import COMPOSED, is_multilabel, is_regression
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm, Recipe
 
-__all__ = ["OF_THE_STUDY", "check_bounds", "check_recipe"]
+__all__ = ["OF_THE_STUDY", "RESERVED_MODEL_KWARGS", "check_bounds", "check_recipe"]
 
 # Keys that all settings of a study share: what is compared.
 OF_THE_STUDY = ("name", "description", "arms", "seeds", "baseline", "settings", "primary_metric")
@@ -28,7 +28,7 @@ _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 # Arguments of timm.create_model that other keys own, or that would load files unchecked.
-_RESERVED = {
+RESERVED_MODEL_KWARGS = {
     "cache_dir",
     "checkpoint_path",
     "in_chans",
@@ -201,7 +201,7 @@ def _check_training(recipe: Recipe) -> None:
     _check_schedule(recipe)
     if recipe.min_lr > recipe.lr:
         raise FieldError(("min_lr",), f"expected at most lr ({recipe.lr}), got {recipe.min_lr}")
-    if reserved := sorted(_RESERVED & recipe.model_kwargs.keys()):
+    if reserved := sorted(RESERVED_MODEL_KWARGS & recipe.model_kwargs.keys()):
         raise FieldError(("model_kwargs",), f"{', '.join(reserved)}: the recipe has its own keys for this")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
         raise FieldError(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_write", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_write", "parse_json", "write_bytes", "write_json", "write_text"]
+
+_LARGEST = 1 << 1023  # no float holds larger ones, so the first comparison with one would fail
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], None], *, keep: Path | None = None) -> Path:
@@ -58,6 +60,31 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write indented JSON atomically; NaN is refused because JSON has none."""
     return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        ValueError: If it is not JSON, is nested too deeply, or holds an integer beyond every float.
+
+    >>> parse_json('{"top1": 97}')
+    {'top1': 97}
+    >>> parse_json("[" * 10**5)
+    Traceback (most recent call last):
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _integer(digits: str) -> int:
+    value = int(digits)
+    if abs(value) > _LARGEST:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return value
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

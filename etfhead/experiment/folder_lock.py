@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import os
-import socket
 import sys
-from datetime import datetime
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from etfhead.experiment.lock_holder import (
+    TEXT_BYTES,
+    is_gone,
+    read_holder,
+    refusal,
+    this_process,
+    write_holder,
+)
 
 __all__ = ["LOCK", "FolderLock", "refuse_locked"]
 
@@ -19,7 +27,9 @@ LOCK = "run.lock"
 # Errors of a file system that knows no locks, as some network and FUSE ones.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-_TEXT_BYTES = 1000  # Windows locks bytes, even against reading: the one beyond the holder's name
+# Seconds between attempts: who holds it may only be asking, or have no time yet to write its name.
+_WAITS = (0.02, 0.05, 0.1)
+_SETTLE = 0.3  # without locks: time in which another start at the same instant writes its name over this one
 
 # A POSIX lock never stops its own process, and closing any handle of the file would give it up.
 _held: set[Path] = set()
@@ -32,7 +42,8 @@ class FolderLock:
     the process, also after ``kill -9``, so that a dead run never blocks the next one; and unlike ``flock``
     it does not pass to loading processes that outlive their parent for some seconds. It works between
     machines on NFS. Where the file system has no locks, the file's content decides: the folder is held
-    while the process that it names lives, or when it names another machine, until the file is deleted.
+    while the process that it names lives, or when it names another machine, until the file is deleted. Of
+    two that start at the same instant, the one whose name stands there last goes on.
 
     Args:
         folder: It is created if missing.
@@ -52,18 +63,16 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder.resolve() / LOCK
         self._handle: int | None = None
+        self._folder: os.stat_result | None = None
 
     def __enter__(self) -> FolderLock:
         if self.path in _held:
-            raise ValueError(_refusal(self.path.parent, _this_process()))
+            raise ValueError(refusal(self.path.parent, this_process()))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            while self._handle is None:
-                self._handle = _take(self.path)
-            _write_holder(self._handle)
+            self._handle = _hold(self.path)
+            self._folder = os.stat(self.path.parent)
         except OSError as error:
-            if self._handle is not None:
-                os.close(self._handle)
             raise OSError(error.errno, f"cannot write {self.path}: {error.strerror or error}") from error
         _held.add(self.path)
         return self
@@ -74,12 +83,41 @@ class FolderLock:
         if self._handle is None:
             return
         _held.discard(self.path)
-        if sys.platform != "win32":  # while the lock is held: whoever opened the file meanwhile tries again
+        if sys.platform != "win32" and _is_at(self._handle, self.path):
+            # While the lock is held: whoever opened the file meanwhile tries again.
             self.path.unlink(missing_ok=True)
-        os.close(self._handle)
+        _release(self._handle)
         self._handle = None
         if sys.platform == "win32":
             _remove_if_free(self.path)
+
+    def check(self) -> None:
+        """Make sure that the folder is still there and still this process's; a lost lock is taken again.
+
+        Without it, a run would write into a folder made anew: below the mount point of a disk that went
+        away, or into another run's.
+
+        Raises:
+            OSError: The folder was removed or replaced.
+            ValueError: Another process holds it now.
+        """
+        if self._handle is None or sys.platform == "win32":  # there an open file cannot be removed
+            return
+        if _is_at(self._handle, self.path):
+            return
+        folder = self.path.parent
+        try:
+            same = self._folder is not None and os.path.samestat(self._folder, os.stat(folder))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise OSError(
+                errno.ENOENT,
+                f"{folder} was removed or replaced while a run was at work in it; nothing more is written",
+            )
+        taken = _hold(self.path)
+        os.close(self._handle)
+        self._handle = taken
 
 
 def refuse_locked(folder: Path) -> None:
@@ -90,38 +128,85 @@ def refuse_locked(folder: Path) -> None:
     """
     path = folder.resolve() / LOCK
     if path in _held:
-        raise ValueError(_refusal(folder, _this_process()))
-    if path.exists() and (handle := _take(path)) is not None:
+        raise ValueError(refusal(folder, this_process()))
+    if path.exists():
+        _release(_take(path)[0])
+
+
+def _hold(path: Path) -> int:
+    """An open handle that holds the lock and names this process."""
+    handle, guarded = _take(path)
+    try:
+        me = this_process()
+        write_holder(handle, me)
+        if not guarded:
+            time.sleep(_SETTLE)
+            if not _is_at(handle, path) or read_holder(handle) != me:
+                raise ValueError(refusal(path.parent, read_holder(handle) or {}, delete=path))
+    except BaseException:
         os.close(handle)
+        raise
+    return handle
 
 
-def _take(path: Path) -> int | None:
-    """An open handle that holds the lock; None if the file was deleted meanwhile."""
+class _TakenError(Exception):
+    """Somebody holds the lock."""
+
+    def __init__(self, holder: dict[str, Any] | None, delete: Path | None = None) -> None:
+        self.holder, self.delete = holder or {}, delete
+
+
+def _take(path: Path) -> tuple[int, bool]:
+    """An open handle that holds the lock, and whether the system guards it.
+
+    Raises:
+        ValueError: Another process holds it.
+        OSError: The file cannot be opened or locked.
+    """
+    taken = None
+    for wait in (0.0, *_WAITS):
+        time.sleep(wait)
+        try:
+            for _ in range(100):
+                if (found := _open_and_lock(path)) is not None:
+                    return found
+        except _TakenError as error:
+            taken = error
+        else:
+            raise OSError(errno.EBUSY, f"{path} is replaced again and again")
+    assert taken is not None  # noqa: S101 - every attempt ended with it
+    raise ValueError(refusal(path.parent, taken.holder, delete=taken.delete))
+
+
+def _open_and_lock(path: Path) -> tuple[int, bool] | None:
+    """None if the file was deleted between opening and locking."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     handle = os.open(path, flags, 0o644)
     try:
-        if not _lock(handle):
-            holder = _read_holder(handle)
-            if holder is not None and _is_gone(holder):
-                holder = None
-            elif holder is not None:
-                raise ValueError(_refusal(path.parent, holder, delete=path))
-        if os.path.samestat(os.fstat(handle), os.stat(path)):
-            return handle
-    except FileNotFoundError:
-        pass
+        guarded = _lock(handle)
+        if not guarded and (holder := read_holder(handle)) is not None and not is_gone(holder):
+            raise _TakenError(holder, delete=path)
+        if sys.platform == "win32" or _is_at(handle, path):  # there an open file cannot be removed
+            return handle, guarded
     except OSError as error:
-        if error.errno not in _TAKEN:
-            os.close(handle)
-            raise
-        holder = _read_holder(handle) or {}
+        holder = read_holder(handle)
         os.close(handle)
-        raise ValueError(_refusal(path.parent, holder)) from None
+        if error.errno in _TAKEN:
+            raise _TakenError(holder) from None
+        raise
     except BaseException:
         os.close(handle)
         raise
     os.close(handle)
     return None
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(handle: int) -> bool:
@@ -130,7 +215,8 @@ def _lock(handle: int) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(handle, _TEXT_BYTES, os.SEEK_SET)
+            os.lseek(handle, TEXT_BYTES, os.SEEK_SET)
+            # It locks bytes, even against reading: the one beyond the holder's name.
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
@@ -143,51 +229,15 @@ def _lock(handle: int) -> bool:
     return True
 
 
-def _this_process() -> dict[str, Any]:
-    since = datetime.now().astimezone().isoformat(" ", "seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+def _release(handle: int) -> None:
+    """Give the lock up and close the file."""
+    if sys.platform == "win32":  # it would free a closed file's lock some time later
+        import msvcrt
 
-
-def _write_holder(handle: int) -> None:
-    os.ftruncate(handle, 0)
-    os.lseek(handle, 0, os.SEEK_SET)
-    os.write(handle, (json.dumps(_this_process()) + "\n").encode())
-
-
-def _read_holder(handle: int) -> dict[str, Any] | None:
-    """Who wrote the file; None if nobody did, or what stands there makes no sense."""
-    try:
-        os.lseek(handle, 0, os.SEEK_SET)
-        found = json.loads(os.read(handle, _TEXT_BYTES))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
-        return False
-    if pid == os.getpid():
-        return True  # it would be in _held: the number was another process's before
-    if sys.platform == "win32":
-        return False  # os.kill would end it
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _refusal(folder: Path, holder: dict[str, Any], delete: Path | None = None) -> str:
-    who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown machine')}"
-    since = f" since {holder['since']}" if "since" in holder else ""
-    advice = "wait for it or stop it, or choose another --out"
-    if delete is not None:
-        advice += f"; if that process no longer exists, delete {delete}"
-    return f"out: {folder} is in use by {who}{since}; {advice}"
+        os.lseek(handle, TEXT_BYTES, os.SEEK_SET)
+        with contextlib.suppress(OSError):
+            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+    os.close(handle)
 
 
 def _remove_if_free(path: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from etfhead.errors import CheckpointError
 from etfhead.experiment.checksums import is_intact
+from etfhead.experiment.files import parse_json
 from etfhead.experiment.folder_lock import LOCK
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.training.checkpoint import PREVIOUS, STATE
@@ -55,7 +52,7 @@ def setting_folder(out: Path, setting: str) -> Path:
 def is_run_folder(out: Path) -> bool:
     """Whether etfhead started a run here: a stray recipe.yaml does not make a folder one."""
     try:
-        environment = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8"))
+        environment = parse_json((out / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(environment, dict) and "etfhead" in environment
@@ -111,7 +108,7 @@ def check_same_data(out: Path, digest: str) -> None:
         CheckpointError: ``data.json`` of the run has another digest.
     """
     try:
-        facts = json.loads((out / "data.json").read_text(encoding="utf-8"))
+        facts = parse_json((out / "data.json").read_text(encoding="utf-8"))
         earlier = facts["digest"] if is_intact(facts) else digest  # every checkpoint knows its data as well
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # stopped before it was written
         return
@@ -129,7 +126,7 @@ def damaged_facts(out: Path) -> list[Path]:
 
 def _sound(path: Path) -> bool:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(facts, dict) and is_intact(facts)
@@ -137,14 +134,15 @@ def _sound(path: Path) -> bool:
 
 def _earlier_recipe(out: Path) -> Recipe | None:
     from etfhead.experiment.schema import recipe_from_dict
+    from etfhead.experiment.schema.yaml_lines import parse_yaml
 
     path = out / "recipe.yaml"
     if not path.exists():  # stopped before it was written: then nothing was trained either
         return None
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"), path.name)[0]
         return recipe_from_dict(content, str(path))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"--resume: {path} is damaged ({str(error).splitlines()[0]}); "
             "restore it from the recipe of the run, or delete it: the checkpoints know their settings too"
@@ -177,7 +175,9 @@ def _folders(out: Path) -> list[Path]:
 
 def _lost_its_environment(out: Path) -> bool:
     """Whether only ``env.json`` is damaged: what follows from it is who may delete, not who may continue."""
-    return all((out / name).is_file() for name in (ENVIRONMENT, "recipe.yaml", "data.json"))
+    known = all((out / name).is_file() for name in (ENVIRONMENT, "recipe.yaml"))
+    # A study has no data of its own.
+    return known and ((out / "data.json").is_file() or any(map(is_run_folder, (out / "settings").glob("*"))))
 
 
 def _report_files() -> tuple[str, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from etfhead.experiment.checksums import SEAL, is_intact, seal, wrong_files
 from etfhead.experiment.data import Splits, read_data
 from etfhead.experiment.data.rng import preserved_rng
 from etfhead.experiment.environment import describe_environment
-from etfhead.experiment.files import write_json, write_text
+from etfhead.experiment.files import parse_json, write_json, write_text
 from etfhead.experiment.folder_lock import FolderLock, refuse_locked
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.run_folder import (
@@ -29,6 +28,7 @@ from etfhead.experiment.run_folder import (
     seed_folder,
 )
 from etfhead.experiment.task import METRIC_NAMES, primary_metric, stand_in_targets
+from etfhead.experiment.training.accelerator import make_accelerator
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model, resolve_arms
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.class_losses import LossFacts
@@ -36,8 +36,9 @@ from etfhead.experiment.training.engine import Trainer
 from etfhead.experiment.training.fingerprint import differences, make_fingerprint
 from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.outcome import conclude
+from etfhead.experiment.training.peers import lost_peers_told
 from etfhead.experiment.training.progress import ProgressBar, say
-from etfhead.experiment.training.session import Session, make_accelerator
+from etfhead.experiment.training.session import Session
 from etfhead.experiment.training.signals import StopRequest
 
 __all__ = ["check_run", "run", "start_folder"]
@@ -65,7 +66,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
         ValueError: If folder, recipe, data or an arm does not allow the run, or another process runs there.
         CheckpointError: If ``resume`` finds no usable checkpoint, or another run's.
         TrainingError: If numbers stop being finite.
-        Interrupted: If SIGINT or SIGTERM came; the checkpoint is written.
+        ConnectionError: If another process of this run has gone.
+        Interrupted: If SIGINT, SIGTERM or SIGHUP came; the checkpoint is written.
         OSError: If the folder cannot be written.
     """
     from etfhead.experiment.report import write_report
@@ -76,6 +78,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
         return run_study(recipe, out, resume=resume, overwrite=overwrite)
     out, recipe = Path(out), resolve_arms(recipe)
     with preserved_rng(), make_accelerator(recipe) as accelerator, ExitStack() as held:
+        held.enter_context(lost_peers_told(accelerator.num_processes))
         if accelerator.is_main_process:
             refuse_locked(out)
         check_folder(out, recipe, resume=resume, overwrite=overwrite)
@@ -85,8 +88,9 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
         if resume:
             check_same_data(out, facts["digest"])
         _check_arms(recipe, data.splits(recipe.seeds[0]))
+        guard: Callable[[], None] = _no_guard
         if accelerator.is_main_process:
-            held.enter_context(FolderLock(out))
+            guard = held.enter_context(FolderLock(out)).check
             check_folder(out, recipe, resume=resume, overwrite=overwrite)  # a run may have come and gone
             _prepare_folder(out, recipe, facts, overwrite=overwrite)
         accelerator.wait_for_everyone()
@@ -97,11 +101,13 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
                     raise Interrupted(stop.signum)
                 title = f"[{count}/{len(jobs)}] {arm} seed {seed}"
                 splits = data.splits(seed)
-                _run_one(recipe, arm, seed, splits=splits, out=out, stop=stop, title=title)
+                guard()
+                _run_one(recipe, arm, seed, splits=splits, out=out, stop=stop, title=title, guard=guard)
                 if accelerator.device.type == "cuda":  # or this run's memory would count for the next one
                     gc.collect()
                     torch.cuda.empty_cache()
         if accelerator.is_main_process:
+            guard()
             write_report(out)
         accelerator.wait_for_everyone()
     return out
@@ -117,8 +123,20 @@ def check_run(recipe: Recipe) -> None:
     _check_arms(recipe, read_data(recipe).splits(recipe.seeds[0]))
 
 
+def _no_guard() -> None:
+    """For the processes that do not write."""
+
+
 def _run_one(
-    recipe: Recipe, arm: str, seed: int, *, splits: Splits, out: Path, stop: StopRequest, title: str
+    recipe: Recipe,
+    arm: str,
+    seed: int,
+    *,
+    splits: Splits,
+    out: Path,
+    stop: StopRequest,
+    title: str,
+    guard: Callable[[], None],
 ) -> None:
     # A new one for each run: the loss scale of float16 training must not pass from arm to arm.
     from accelerate import Accelerator
@@ -128,7 +146,7 @@ def _run_one(
     fingerprint = make_fingerprint(
         recipe, arm, seed, data_digest=splits.info["digest"], processes=accelerator.num_processes
     )
-    states = StateFile(folder, fingerprint)
+    states = StateFile(folder, fingerprint, guard=guard)
     complete, damaged = _is_complete(folder, fingerprint)
     if complete:
         if accelerator.is_main_process:
@@ -189,7 +207,7 @@ def _is_complete(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[bool, li
     """Whether the arm and seed have finished, or which of their files must be made again."""
     path = folder / "result.json"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False, []
     except OSError as error:
@@ -266,7 +284,7 @@ def start_folder(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
         say(f"{path}: damaged; written anew")
     # env.json comes first: it is what makes a folder a run's.
     known = is_run_folder(out) and out / ENVIRONMENT not in damaged
-    earlier = json.loads((out / ENVIRONMENT).read_text(encoding="utf-8")) if known else None
+    earlier = parse_json((out / ENVIRONMENT).read_text(encoding="utf-8")) if known else None
     environment = describe_environment()
     if earlier is not None:
         earlier.pop(SEAL, None)

@@ -11,9 +11,9 @@ from etfhead.experiment.folder_lock import FolderLock, refuse_locked
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.run_folder import check_folder, is_run_folder, setting_folder
 from etfhead.experiment.runner import check_run, run, start_folder
+from etfhead.experiment.training.accelerator import make_accelerator
 from etfhead.experiment.training.arms import resolve_arms
 from etfhead.experiment.training.progress import say
-from etfhead.experiment.training.session import make_accelerator
 
 __all__ = ["run_study"]
 
@@ -37,7 +37,7 @@ def run_study(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: boo
         ValueError: If a folder, setting, its data or an arm does not allow the run.
         CheckpointError: If ``resume`` finds no usable checkpoint, or another run's.
         TrainingError: If numbers stop being finite.
-        Interrupted: If SIGINT or SIGTERM came; the checkpoint is written.
+        Interrupted: If SIGINT, SIGTERM or SIGHUP came; the checkpoint is written.
         OSError: If a folder cannot be written.
     """
     from etfhead.experiment.report.study import write_study_report

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 
@@ -51,3 +52,20 @@ def test_files(tmp_path):
 @pytest.mark.parametrize("bound", [None, [], "x", {"a": 7}])
 def test_nonsense_in_a_result_is_no_crash(tmp_path, bound):
     assert isinstance(wrong_files(tmp_path, {"files_sha256": bound}), list)
+
+
+def test_a_file_is_never_in_memory_as_a_whole(tmp_path):
+    """A checkpoint of many gigabytes is hashed in pieces; here is a smaller one, of zeros."""
+    import tracemalloc
+
+    size = 64 * 2**20
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    tracemalloc.start()
+    try:
+        found = file_sha256(tmp_path / "large")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
+    assert found == hashlib.sha256(bytes(size)).hexdigest()

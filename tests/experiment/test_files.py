@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from etfhead.experiment.files import atomic_write, write_json, write_text
+from etfhead.experiment.files import atomic_write, parse_json, write_json, write_text
 
 
 def test_writes_and_leaves_nothing_beside(tmp_path):
@@ -44,3 +44,20 @@ def test_a_link_under_the_temporary_name_is_not_followed(tmp_path):
     assert write_text(tmp_path / "a", "new").read_text() == "new"
     assert (tmp_path / "precious").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["a", "precious"]
+
+
+def test_json_of_others():
+    assert parse_json('{"a": [1, -2.5, null, "x", 12345678901234567890]}') == {
+        "a": [1, -2.5, None, "x", 12345678901234567890]
+    }
+    for text in (
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "1" + "0" * 400,
+        '{"a": -1' + "0" * 400 + "}",
+        "9" * 5000,
+        "",
+        "{",
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011 - json has its own messages
+            parse_json(text)

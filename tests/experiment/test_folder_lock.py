@@ -1,15 +1,17 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from etfhead.experiment import folder_lock
+from etfhead.experiment import folder_lock, lock_holder
 from etfhead.experiment.folder_lock import LOCK, FolderLock, refuse_locked
 
 # Holds the lock until its standard input closes.
@@ -156,3 +158,160 @@ def test_other_errors_of_the_lock_are_told(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="I/O error"):
         FolderLock(tmp_path).__enter__()
     assert folder_lock._held == set()
+
+
+def _start(folder, ready, go):
+    """A process that takes the folder when told to; what came of it stands in a pipe."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(ready, b"r")
+        os.read(go, 1)
+        try:
+            with FolderLock(folder):
+                os.write(writer, b"held")
+                time.sleep(1.0)
+        except ValueError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    return pid, reader
+
+
+@pytest.mark.parametrize("locks", [True, False])
+@pytest.mark.parametrize("stale", [True, False])
+def test_of_many_that_start_at_one_instant_one_goes_on(tmp_path, request, locks, stale):
+    if not locks:
+        request.getfixturevalue("no_locks")
+    if stale:  # of a process that was killed
+        gone = {"pid": 2**22 - 3, "host": socket.gethostname(), "since": "2026-01-01"}
+        (tmp_path / LOCK).write_text(json.dumps(gone))
+    (ready_out, ready), (go, go_in) = os.pipe(), os.pipe()
+    started = [_start(tmp_path, ready, go) for _ in range(5)]
+    assert sum(len(os.read(ready_out, 1)) for _ in started) == 5
+    os.write(go_in, b"g" * 5)
+    told = []
+    for pid, reader in started:
+        told.append(os.read(reader, 2000).decode())
+        os.waitpid(pid, 0)
+        os.close(reader)
+    for handle in (ready_out, ready, go, go_in):
+        os.close(handle)
+    assert told.count("held") == 1, told
+    winner = started[told.index("held")][0]
+    assert all("is in use by process" in words for words in told if words != "held")
+    if locks:
+        assert sum(f"process {winner} on" in words for words in told) == 4, told
+    with FolderLock(tmp_path):
+        pass
+
+
+def test_who_only_asks_does_not_get_a_run_refused(tmp_path, monkeypatch):
+    taken, attempts = folder_lock._open_and_lock, []
+
+    def busy_once(path):
+        attempts.append(path)
+        if len(attempts) == 1:
+            raise folder_lock._TakenError(None)
+        return taken(path)
+
+    monkeypatch.setattr(folder_lock, "_open_and_lock", busy_once)
+    with FolderLock(tmp_path):
+        assert len(attempts) == 2
+
+
+def test_a_file_that_is_always_replaced_ends_in_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_open_and_lock", lambda path: None)
+    with pytest.raises(OSError, match="replaced again and again"):
+        FolderLock(tmp_path).__enter__()
+
+
+def test_check_of_a_folder_that_was_removed_or_replaced(tmp_path):
+    out = tmp_path / "out"
+    for again in (False, True):
+        with FolderLock(out) as lock:
+            lock.check()
+            os.rename(out, tmp_path / "elsewhere")
+            if again:
+                out.mkdir()
+            with pytest.raises(OSError, match=f"{out} was removed or replaced"):
+                lock.check()
+        shutil.rmtree(tmp_path / "elsewhere")
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def test_check_takes_a_deleted_lock_again(tmp_path):
+    with FolderLock(tmp_path) as lock:
+        (tmp_path / LOCK).unlink()
+        lock.check()
+        # Reading it here would give the lock up: POSIX drops it with any handle that this process closes.
+        other = subprocess.run(
+            [sys.executable, "-c", HOLDER, str(tmp_path)], input="", text=True, capture_output=True
+        )
+        assert f"in use by process {os.getpid()}" in other.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_another_run_that_came_after_the_lock_was_deleted_is_not_harmed(tmp_path):
+    with FolderLock(tmp_path) as lock:
+        (tmp_path / LOCK).unlink()
+        other = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(ValueError, match=f"in use by process {other.pid}"):
+                lock.check()
+            lock.__exit__(None, None, None)
+            assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
+        finally:
+            other.communicate("")
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """What Windows does, by the means of this system: byte locks that stop this process too."""
+    import fcntl
+
+    locked = {}
+
+    def locking(handle, mode, count):
+        # Like the C library: at the file's position.
+        assert (os.lseek(handle, 0, os.SEEK_CUR), count) == (lock_holder.TEXT_BYTES, 1)
+        stat = os.fstat(handle)
+        key = (stat.st_dev, stat.st_ino)
+        if mode == 0:
+            if locked.pop(key, None) != handle:
+                raise OSError(errno.EACCES, "not locked")
+            fcntl.lockf(handle, fcntl.LOCK_UN, 1, lock_holder.TEXT_BYTES)
+        elif key in locked:
+            raise OSError(errno.EACCES, "Permission denied")
+        else:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, lock_holder.TEXT_BYTES)
+            locked[key] = handle
+
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_UNLCK=0, LK_NBLCK=2, locking=locking))
+    for module in (folder_lock, lock_holder):
+        monkeypatch.setattr(module, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(os.path, "samestat", lambda one, two: False)  # not to be relied on there
+    return locked
+
+
+def test_locks_of_windows(tmp_path, windows):
+    path = tmp_path / LOCK
+    path.write_text("of a run that was killed")
+    refuse_locked(tmp_path)
+    assert windows == {}, "given up before the file is closed"
+    with FolderLock(tmp_path) as lock:
+        assert len(windows) == 1
+        assert json.loads(path.read_bytes()[: lock_holder.TEXT_BYTES])["pid"] == os.getpid()
+        with pytest.raises(ValueError, match="in use by process"):
+            refuse_locked(tmp_path)
+        folder_lock._held.clear()  # as another process sees it
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "):
+            refuse_locked(tmp_path)
+        lock.check()
+    assert windows == {}
+    assert os.listdir(tmp_path) == []

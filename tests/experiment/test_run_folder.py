@@ -152,6 +152,20 @@ def test_resume_bears_a_damaged_environment_and_overwrite_does_not(finished, rec
             check(finished, recipe, overwrite=True)
 
 
+def test_resume_bears_a_damaged_environment_of_a_study(finished, recipe):
+    """A study has no data of its own; its settings show that it is one."""
+    (finished / "data.json").unlink()
+    (finished / "env.json").write_text("{")
+    with pytest.raises(ValueError, match="not a run of etfhead"):
+        check(finished, recipe, resume=True)
+    setting = finished / "settings" / "one"
+    setting.mkdir(parents=True)
+    (setting / "env.json").write_text('{"etfhead": "0.1.0"}')
+    check(finished, recipe, resume=True)
+    with pytest.raises(ValueError, match="not a run of etfhead"):
+        check(finished, recipe, overwrite=True)
+
+
 def test_damaged_data_facts_are_left_to_the_checkpoints(finished):
     (finished / "data.json").write_text(json.dumps({**seal({"digest": "a"}), "digest": "b"}))
     check_same_data(finished, "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.runs import call, compare, in_process, start, wait
+from tests.faults.folders import in_mid_run
+from tests.faults.runs import CannotStart, call, compare, in_process, must, start, wait
 
 __all__ = ["Verdict", "corrupt_export", "corrupt_resume", "interrupted_run"]
 
@@ -38,25 +40,15 @@ def interrupted_run(recipe: Path, whole: Path) -> Path:
         call(["run", recipe, "--out", out], before=_stop_in_the_second_arm, report=False),
         out.with_suffix(".log"),
     )
-    ended = wait(running)
-    assert ended.code == 128 + signal.SIGTERM, ended.told
-    assert {"state.pt", "state.prev.pt", "metrics.jsonl"} <= {path.name for path in (out / _SEED).iterdir()}
+    must(wait(running), "a run stopped by SIGTERM", code=128 + signal.SIGTERM)
+    present = {path.name for path in (out / _SEED).iterdir()}
+    if missing := {"state.pt", "state.prev.pt", "metrics.jsonl"} - present:
+        raise CannotStart(f"a run stopped by SIGTERM left no {sorted(missing)}")
     return out
 
 
 def _stop_in_the_second_arm() -> None:
-    import os
-
-    from etfhead.experiment.training.engine import Trainer
-
-    plain = Trainer._advance
-
-    def advance(trainer: Trainer, images: int) -> None:
-        plain(trainer, images)
-        if trainer.arm == "etf" and trainer.position.epoch == 1 and trainer.position.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    Trainer._advance = advance  # type: ignore[method-assign]
+    in_mid_run(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _damages(size: int, rng: random.Random, flips: int) -> list[tuple[str, Damage]]:

@@ -11,9 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.faults.runs import Running, call, compare, finished_files, in_process, start, wait
+from tests.faults.runs import (
+    Running,
+    call,
+    compare,
+    finished_files,
+    in_process,
+    must,
+    report_is_complete,
+    run_folders,
+    start,
+    wait,
+)
 
-__all__ = ["count_steps", "kill_at_random_times", "kill_at_steps"]
+__all__ = ["Outcome", "at_step", "count_steps", "kill_at_random_times", "kill_at_steps", "signal_at_steps"]
 
 Outcome = tuple[str, str]  # what was done, and what went wrong ("" = survived)
 
@@ -92,6 +103,40 @@ def kill_at_steps(
         yield f"killed at file step {step}", _resume(recipe, whole, out, done, report)
 
 
+def signal_at_steps(
+    recipe: Path, whole: Path, steps: list[int], signals: tuple[int, ...], *, report: bool = True
+) -> Iterator[Outcome]:
+    """Ask a run to stop wherever it is: it ends with the signal's exit code and without a traceback.
+
+    Args:
+        recipe: Its file.
+        whole: Folder of the uninterrupted run.
+        steps: As for :func:`kill_at_steps`.
+        signals: Taken in turn.
+        report: Write the report too.
+    """
+    out, sent = whole.with_name("signalled"), whole.with_name("sent")
+    for number, step in enumerate(steps):
+        shutil.rmtree(out, ignore_errors=True)
+        signum = signals[number % len(signals)]
+        command = call(
+            ["run", recipe, "--out", out],
+            before=lambda at=step, by=signum: at_step(at, lambda: _signal(by, sent)),
+            report=report,
+        )
+        ended = in_process(command, out.with_suffix(".log"))
+        what = f"{signal.Signals(signum).name} at file step {step}"
+        if not sent.exists():
+            yield what, f"was not sent (exit code {ended.code}: {ended.told[-200:]})"
+            continue
+        sent.unlink()
+        # 0: it came after the last training, and what was left to do was done.
+        if ended.code not in (128 + signum, -signum, 0) or "Traceback" in ended.told:
+            yield what, f"exit code {ended.code}: {ended.told[-300:]}"
+            continue
+        yield what, _resume(recipe, whole, out, finished_files(out), report)
+
+
 def count_steps(work: Callable[[Callable[[], None]], Callable[[], int]], log: Path) -> int:
     """Number of steps of writing files that a command takes.
 
@@ -101,12 +146,21 @@ def count_steps(work: Callable[[Callable[[], None]], Callable[[], int]], log: Pa
     """
     counted = log.with_suffix(".steps")
     made = work(lambda: at_step(0, lambda: None, counted))
-    assert in_process(made, log).code == 0, log.read_text()
+    must(in_process(made, log), "a run whose file operations were counted")
     return len(counted.read_bytes())
 
 
-def at_step(step: int, act: Callable[[], None], counted: Path | None = None) -> None:
-    """In this process, act between two file operations; each counts as a step before it and one after."""
+def at_step(
+    step: int, act: Callable[[], None], counted: Path | None = None, *, onwards: bool = False
+) -> None:
+    """In this process, act between two file operations; each counts as a step before it and one after.
+
+    Args:
+        step: Which one.
+        act: What happens there.
+        counted: Grows by a byte at each step.
+        onwards: Act at every later step too.
+    """
     handle = None if counted is None else os.open(counted, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     taken = 0
 
@@ -115,7 +169,7 @@ def at_step(step: int, act: Callable[[], None], counted: Path | None = None) -> 
         taken += 1
         if handle is not None:
             os.write(handle, b".")
-        if taken == step:
+        if taken == step or (onwards and taken > step):
             act()
 
     def around(operation: Callable[..., object]) -> Callable[..., object]:
@@ -134,6 +188,11 @@ def at_step(step: int, act: Callable[[], None], counted: Path | None = None) -> 
     files.open = around(builtins.open)  # type: ignore[attr-defined]
 
 
+def _signal(signum: int, sent: Path) -> None:
+    sent.touch()
+    os.kill(os.getpid(), signum)
+
+
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -146,7 +205,11 @@ def _kill_after(running: Running, seconds: float) -> bool:
 
 
 def _stage(out: Path) -> str:
-    """What a run was at when it was killed."""
+    """What a run or study was at when it was killed."""
+    if settings := list((out / "settings").glob("*")):
+        done = sum((path / "report.html").exists() for path in settings)
+        every = (out / "recipe.yaml").read_text().partition("\nsettings:")[2].count("lr:")
+        return "study's report" if done == every else f"setting {done + 1} of {every}"
     if not (out / "data.json").exists():
         return "starting"
     done, half = len(list(out.glob("arms/*/*/result.json"))), any(out.rglob("*.tmp"))
@@ -164,6 +227,7 @@ def _resume(recipe: Path, whole: Path, out: Path, done: dict[Path, bytes], repor
         return f"finished files changed: {lost}"
     if wrong := compare(whole, out):
         return f"other numbers: {wrong}"
-    if report and not (out / "report.html").stat().st_size:
-        return "no report"
-    return f"{out / 'run.lock'} is left" if (out / "run.lock").exists() else ""
+    if report and (wrong_report := report_is_complete(whole, out)):
+        return wrong_report
+    locks = [folder / "run.lock" for folder in run_folders(out) if (folder / "run.lock").exists()]
+    return f"{locks} are left" if locks else ""

@@ -1,4 +1,4 @@
-"""A full disk, two runs in one folder, and numbers that stop being finite."""
+"""A full disk, simulated by size and by a single file operation that fails."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.faults.kills import Outcome, at_step
-from tests.faults.runs import call, compare, finished_files, in_process, start, wait
+from tests.faults.runs import call, compare, finished_files, in_process
 
-__all__ = ["full_disk", "full_disk_at_steps", "not_finite", "two_runs"]
+__all__ = ["full_disk", "full_disk_at_steps"]
 
 
 def full_disk(recipe: Path, whole: Path, kilobytes: list[int]) -> Iterator[Outcome]:
@@ -97,63 +96,3 @@ def _goes_on(recipe: Path, whole: Path, out: Path, done: dict[Path, bytes]) -> s
     if lost := [str(path) for path, data in done.items() if not path.exists() or path.read_bytes() != data]:
         return f"finished files changed: {lost}"
     return f"other numbers: {wrong}" if (wrong := compare(whole, out)) else ""
-
-
-def not_finite(recipe: Path, whole: Path, *, report: bool = True) -> Outcome:
-    """A loss that is NaN inside the second arm: it stops, says where, and keeps the last good state."""
-    what, out = "NaN in the second epoch of the second arm", whole.with_name("nan")
-    shutil.rmtree(out, ignore_errors=True)
-    words = ["run", recipe, "--out", out]
-    ended = in_process(call(words, before=_spoil_a_loss, report=report), out.with_suffix(".log"))
-    kept = out / "arms/etf/seed0/state.pt"
-    named = ("arm 'etf', seed 0", "the loss is not finite", "epoch 2", f"last good checkpoint: {kept}")
-    if not ended.refused or not all(part in " ".join(ended.told.split()) for part in named):
-        return what, f"exit code {ended.code}: {ended.told[-300:]}"
-    ended = in_process(call([*words, "--resume"], report=report), out.with_suffix(".log"))
-    return what, f"{compare(whole, out)}" if ended.code or compare(whole, out) else ""
-
-
-def _spoil_a_loss() -> None:
-    from etfhead.experiment.training import engine
-
-    plain, seen = engine.forward, []
-
-    def forward(session, images, target, *index):
-        loss, *rest = plain(session, images, target, *index)
-        seen.append(None)
-        middle = session.steps_per_epoch * _epochs[0] + session.steps_per_epoch + 3
-        return (loss * float("nan") if len(seen) == middle else loss), *rest
-
-    _epochs: list[int] = []
-    plain_fit = engine.Trainer.fit
-
-    def fit(trainer, bar):
-        _epochs[:] = [trainer.recipe.epochs]
-        plain_fit(trainer, bar)
-
-    engine.forward, engine.Trainer.fit = forward, fit
-
-
-def two_runs(recipe: Path, whole: Path, *, report: bool = True) -> Iterator[Outcome]:
-    """A second run of a folder is refused and named, whatever it wants; the first one never notices."""
-    out = whole.with_name("shared")
-    shutil.rmtree(out, ignore_errors=True)
-    first = start(call(["run", recipe, "--out", out], report=report), out.with_suffix(".log"))
-    while not (out / "data.json").exists():
-        time.sleep(0.005)
-    os.kill(first.pid, signal.SIGSTOP)  # in the middle, for as long as it takes
-    for words in ([], ["--resume"], ["--overwrite"]):
-        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-        ended = in_process(
-            call(["run", recipe, "--out", out, *words], report=report), out.with_suffix(".second")
-        )
-        good = ended.refused and f"in use by process {first.pid} on " in ended.told
-        good &= before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-        yield (
-            f"a second run {' '.join(words)}".strip(),
-            "" if good else f"exit code {ended.code}: {ended.told[-300:]}",
-        )
-    os.kill(first.pid, signal.SIGCONT)
-    ended = wait(first)
-    wrong = compare(whole, out)
-    yield "the first run, meanwhile stopped", "" if ended.code == 0 and not wrong else f"{ended} {wrong}"

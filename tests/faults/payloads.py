@@ -269,7 +269,9 @@ def scripts_in_reports(whole: Path, place: Path) -> Iterator[Outcome]:
         lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
         path.write_text("\n".join(json.dumps(_poison(json.loads(line))) for line in lines) + "\n")
     stored = yaml.safe_load((out / "recipe.yaml").read_text())
-    evil_arms = {f"{_SCRIPT.replace('/', '')}{at}": arm for at, arm in enumerate(stored["arms"].values())}
+    evil_arms = {
+        f"{_SCRIPT.replace('/', '')}{at}": dict(arm) for at, arm in enumerate(stored["arms"].values())
+    }
     (out / "recipe.yaml").write_text(
         yaml.safe_dump(
             {

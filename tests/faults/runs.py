@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,15 @@ from etfhead.cli import main
 
 __all__ = [
     "RECIPE",
+    "CannotStart",
     "Ended",
     "call",
     "compare",
     "finished_files",
     "in_process",
+    "must",
+    "report_is_complete",
+    "run_folders",
     "start",
     "wait",
     "write_recipe",
@@ -66,6 +71,10 @@ _TIMES = {
     "sha256",
 }
 _TIMEOUT = 300.0
+
+
+class CannotStart(Exception):  # noqa: N818 - no fault was tried yet
+    """What every fault needs, a run that nothing disturbs, did not come to its end."""
 
 
 def write_recipe(path: Path, *, quick: bool = False, more: str = "") -> Path:
@@ -113,9 +122,12 @@ def start(work: Callable[[], int], log: Path) -> Running:
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         torch.set_num_threads(1)
         code = work()
-        sys.stdout.flush()
-        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 
@@ -140,6 +152,17 @@ def in_process(work: Callable[[], int], log: Path) -> Ended:
     return wait(start(work, log))
 
 
+def must(ended: Ended, what: str, code: int = 0) -> None:
+    """Go on only if a process ended as it does where nothing is wrong.
+
+    Raises:
+        CannotStart: It ended otherwise.
+    """
+    if ended.code != code:
+        last = ended.told.strip().splitlines()[-1:] or ["it said nothing"]
+        raise CannotStart(f"{what} ended with exit code {ended.code}, expected {code}: {last[0]}")
+
+
 def call(
     words: Sequence[str | Path], *, before: Callable[[], None] = lambda: None, report: bool = True
 ) -> Callable[[], int]:
@@ -158,8 +181,10 @@ def _without_report() -> None:
     """Drawing takes longer than these trainings; where the report is not at stake it is left out."""
     import etfhead.experiment.report as package
     from etfhead.cli import commands
+    from etfhead.experiment.report import study
 
     package.write_report = lambda out: out  # type: ignore[assignment]
+    study.write_study_report = lambda out: out  # type: ignore[assignment]
     commands._print_table = lambda out: None
 
 
@@ -173,8 +198,10 @@ def _measured(value: Any) -> Any:
 def compare(whole: Path, other: Path) -> list[str]:
     """What differs between the numbers of two runs: weights bit for bit, figures to the last digit."""
     wrong = []
-    seeds = sorted(path.relative_to(whole) for path in whole.glob("arms/*/seed*"))
-    strangers = sorted(path.relative_to(other) for path in other.glob("arms/*/seed*"))
+    seeds, strangers = (
+        sorted(seed.relative_to(out) for run in run_folders(out) for seed in run.glob("arms/*/seed*"))
+        for out in (whole, other)
+    )
     if not seeds or seeds != strangers:
         return [f"trained {len(strangers)} of {len(seeds)}"]
     for seed in seeds:
@@ -196,6 +223,26 @@ def compare(whole: Path, other: Path) -> list[str]:
     return wrong + [str(path) for path in other.rglob("*.tmp")]
 
 
+def run_folders(out: Path) -> list[Path]:
+    """A run's folder, or a study's with those of its settings."""
+    return [out, *sorted((out / "settings").glob("*"))]
+
+
+def report_is_complete(whole: Path, other: Path) -> str:
+    """What a report lacks that the other one has; of a study the settings' too."""
+    for run in run_folders(whole):
+        mine = other / run.relative_to(whole)
+        names = [{path.name for path in folder.iterdir() if path.is_file()} for folder in (run, mine)]
+        if names[0] != names[1]:
+            return f"{mine}: only one has {sorted(names[0] ^ names[1])}"
+        summary = json.loads(_bytes(mine / "summary.json"))
+        if summary["finished"] != summary["expected"]:
+            return f"{mine}: the report knows {summary['finished']} of {summary['expected']} trainings"
+        if not all((mine / name).stat().st_size for name in names[1]):
+            return f"{mine}: an empty file"
+    return ""
+
+
 def _bytes(path: Path) -> bytes:
     return path.read_bytes()
 
@@ -203,7 +250,7 @@ def _bytes(path: Path) -> bytes:
 def finished_files(out: Path) -> dict[Path, bytes]:
     """Every file of the arms and seeds that have finished."""
     found = {}
-    for result in out.glob("arms/*/seed*/result.json"):
+    for result in [path for run in run_folders(out) for path in run.glob("arms/*/seed*/result.json")]:
         for path in result.parent.iterdir():
             if path.name.startswith(
                 "state.prev"

@@ -20,7 +20,8 @@ def runs(tmp_path_factory):
     from tests.faults.runs import call, in_process, write_recipe
 
     place = tmp_path_factory.mktemp("faults")
-    recipe, whole = write_recipe(place / "recipe.yaml", quick=True), place / "whole"
+    recipe, whole = write_recipe(place / "recipe.yaml", quick=True), place / "run" / "whole"
+    whole.parent.mkdir()
     with contextlib.redirect_stdout(sys.stderr), pytest.MonkeyPatch.context() as patch:
         _bring_report_back(patch)
         assert call(["run", recipe, "--out", place / "warm"], report=False)() == 0
@@ -34,8 +35,10 @@ def _bring_report_back(patch):
     """A run in this process leaves the report out; other tests want it."""
     import etfhead.experiment.report as package
     from etfhead.cli import commands
+    from etfhead.experiment.report import study
 
     patch.setattr(package, "write_report", package.write_report)
+    patch.setattr(study, "write_study_report", study.write_study_report)
     patch.setattr(commands, "_print_table", commands._print_table)
 
 
@@ -59,14 +62,102 @@ def test_killed_before_the_first_file_and_between_two_of_a_checkpoint(runs):
     assert [wrong for _, wrong in kill_at_steps(recipe, whole, [3, 60], report=False)] == ["", ""]
 
 
-def test_nan_in_the_middle(runs):
-    from tests.faults.others import not_finite
+@pytest.fixture(scope="module")
+def study(runs, tmp_path_factory):
+    """The same for a study of two settings; its report is complete."""
+    import time
 
-    assert not_finite(*runs[:2], report=False)[1] == ""
+    from tests.faults.runs import call, in_process, write_recipe
+    from tests.faults.table import _SETTINGS
+
+    place = tmp_path_factory.mktemp("study")
+    recipe, whole = write_recipe(place / "study.yaml", quick=True, more=_SETTINGS), place / "whole"
+    began = time.perf_counter()
+    ended = in_process(call(["run", recipe, "--out", whole], report=False), place / "log")
+    assert ended.code == 0, ended.told
+    return recipe, whole, time.perf_counter() - began
+
+
+def test_a_study_killed_in_each_of_its_settings(study):
+    from tests.faults.kills import kill_at_random_times
+
+    recipe, whole, seconds = study
+    outcomes = list(kill_at_random_times(recipe, whole, seconds, kills=2, seed=2, report=False))
+    assert [wrong for _, wrong in outcomes] == [""] * 2
+
+
+def test_a_study_killed_before_its_first_setting(study):
+    from tests.faults.kills import kill_at_steps
+
+    assert [wrong for _, wrong in kill_at_steps(*study[:2], [9], report=False)] == [""]
+
+
+def test_nan_in_the_middle_and_infinity_at_the_start(runs):
+    from tests.faults.not_finite import not_finite
+
+    places = ("NaN loss in the middle", "infinite loss in the first step", "NaN in the moving average alone")
+    assert [wrong for _, wrong in not_finite(*runs[:2], places, report=False)] == [""] * 3
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_signals(runs, number):
+    import signal
+
+    from tests.faults.kills import signal_at_steps
+
+    signum, step = [(signal.SIGINT, 4), (signal.SIGTERM, 90), (signal.SIGHUP, 60)][number]
+    assert [wrong for _, wrong in signal_at_steps(*runs[:2], [step], (signum,), report=False)] == [""]
+
+
+def test_a_folder_that_is_removed_or_replaced_in_mid_run(runs):
+    from tests.faults.folders import changed_folders
+
+    assert [wrong for _, wrong in changed_folders(*runs[:2], report=False)] == [""] * 4
+
+
+def test_two_that_resume_at_one_instant(runs, tmp_path):
+    from tests.faults.corruptions import interrupted_run
+    from tests.faults.folders import started_together
+
+    recipe, whole, _ = runs
+    own = shutil.copytree(whole, tmp_path / "whole")
+    interrupted = interrupted_run(recipe, own)
+    found = [wrong for _, wrong in started_together(recipe, own, interrupted, 1, report=False)]
+    assert found == [""]
+
+
+def test_a_full_disk_exactly_while_the_report_is_written(runs, tmp_path):
+    """The run is complete, its earlier report whole, and the next one is written as usual."""
+    from tests.faults.kills import at_step, count_steps
+    from tests.faults.others import _no_space
+    from tests.faults.runs import call, in_process
+
+    out, log = shutil.copytree(runs[1], tmp_path / "run"), tmp_path / "log"
+    assert in_process(call(["report", out]), log).code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    steps = count_steps(lambda prepare: call(["report", out], before=prepare), log)
+    for step in (1, steps // 2, steps - 3):
+        ended = in_process(
+            call(["report", out], before=lambda at=step: at_step(at, _no_space, onwards=True)), log
+        )
+        assert ended.refused, ended.told
+        assert "No space left" in ended.told
+        after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        assert {name: data for name, data in after.items() if not name.endswith(".tmp")} == before
+    assert in_process(call(["report", out]), log).code == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_an_export_killed_while_it_replaces_another(runs, tmp_path):
+    from tests.faults.writers import exportable_run, kill_export
+
+    run = exportable_run(runs[0], tmp_path / "stock")
+    found = list(kill_export(run, at=lambda steps: [1, steps // 2]))
+    assert [wrong for _, wrong in found] == ["", ""]
 
 
 def test_two_runs_in_one_folder(runs):
-    from tests.faults.others import two_runs
+    from tests.faults.folders import two_runs
 
     assert [wrong for _, wrong in two_runs(*runs[:2], report=False)] == [""] * 4
 
@@ -125,6 +216,62 @@ def test_the_comparison_sees_every_kind_of_difference(runs, tmp_path):
     assert "only one has" in differs(lambda out: (out / seed / "state.pt").unlink())[0]
 
 
+def test_the_comparison_of_studies_and_reports_sees_differences(study, tmp_path):
+    from tests.faults.runs import compare, report_is_complete
+
+    whole = study[1]
+    assert compare(whole, whole) == []
+    out = shutil.copytree(whole, tmp_path / "copy")
+    path = out / "settings/fast/arms/etf/seed0/best.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert compare(whole, out) == ["settings/fast/arms/etf/seed0/best.safetensors"]
+    for folder in (whole, *whole.glob("settings/*")):
+        (folder / "summary.json").write_text('{"finished": 3, "expected": 3}')
+    whole, out = (shutil.copytree(whole, tmp_path / name) for name in "ab")
+    assert report_is_complete(whole, out) == ""
+    (out / "settings/slow/summary.json").write_text('{"finished": 2, "expected": 3}')
+    assert "knows 2 of 3" in report_is_complete(whole, out)
+    (out / "settings/slow/summary.json").unlink()
+    assert "only one has ['summary.json']" in report_is_complete(whole, out)
+
+
+def test_what_cannot_start_is_told_in_a_line(tmp_path, capsys, monkeypatch):
+    from tests.faults import __main__ as command
+    from tests.faults.runs import CannotStart, Ended, must
+
+    with pytest.raises(CannotStart, match="the run ended with exit code 1, expected 0: the last line"):
+        must(Ended(1, "first\nthe last line\n"), "the run")
+    must(Ended(143, ""), "the run", code=143)
+    monkeypatch.setattr(command, "etfhead", lambda words: print("etfhead: error: no disk") or 2)
+    monkeypatch.setattr("sys.argv", ["faults", "--keep", str(tmp_path / "new")])
+    assert command.main() == 2
+    told = capsys.readouterr()
+    assert told.err == "faults: cannot start: the first run ended with exit code 2: etfhead: error: no disk\n"
+    assert told.out == ""
+
+
+def test_a_row_that_breaks_off_is_a_fault(tmp_path, monkeypatch):
+    from tests.faults import table
+
+    def breaks(runs, place):
+        raise ZeroDivisionError("half way")
+
+    def cannot(runs, place):
+        raise table.CannotStart("no such run")
+
+    good = lambda runs, place: ([("a", ""), ("b", "x y")], lambda: "words")  # noqa: E731
+    monkeypatch.setattr(table, "ROWS", {"one": breaks, "two": cannot, "three": good})
+    told = []
+    found = table.try_rows(None, tmp_path, table.ROWS, jobs=2, tell=told.append)
+    assert found == told
+    assert [(row["fault"], row["tried"], row["survived"]) for row in found] == [
+        ("one", 0, 0), ("two", 1, 0), ("three", 2, 1)
+    ]  # fmt: skip
+    assert found[0]["failed"] == {"the row itself": "ZeroDivisionError: half way"}
+    assert found[1]["failed"] == {"start": "no such run"}
+    assert found[2]["failed"] == {"b": "x y"}
+
+
 def test_the_payload_runs_where_it_is_unpickled(tmp_path):
     from tests.faults.payloads import Harm
 
@@ -156,5 +303,5 @@ def test_the_page_reader_sees_active_content(tmp_path):
 def test_the_whole_table(tmp_path):
     from tests.faults.__main__ import run_all
 
-    rows = run_all(tmp_path, runs=20, flips=2)
+    rows = run_all(tmp_path, kills=20, flips=2)
     assert {row["fault"]: row["failed"] for row in rows if row["failed"]} == {}

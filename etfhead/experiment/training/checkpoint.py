@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,13 +68,17 @@ class StateFile:
     Args:
         folder: ``arms/<arm>/seed<k>`` of the run folder.
         fingerprint: What determines this run (``fingerprint.make_fingerprint``).
+        guard: Called before anything is written; may raise to stop.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: Mapping[str, Any], *, guard: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = folder
         self.path = folder / STATE
         self.previous = folder / PREVIOUS
         self.last_good: Path | None = None
+        self.guard = guard
         self._fingerprint = dict(fingerprint)
 
     def save(self, state: Mapping[str, Any]) -> Path:
@@ -83,6 +87,7 @@ class StateFile:
         Raises:
             OSError: The disk is full or unwritable; both earlier files are as they were.
         """
+        self.guard()
         content = {"format": _FORMAT, "version": _VERSION, "fingerprint": self._fingerprint, **state}
         # A state.pt that was refused must not push the good previous one out.
         keep = self.previous if self.last_good == self.path else None

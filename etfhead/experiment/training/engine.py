@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from etfhead.errors import Interrupted, TrainingError
-from etfhead.experiment.files import write_text
 from etfhead.experiment.recipe import Recipe
-from etfhead.experiment.task import is_multilabel, is_regression, primary_metric
-from etfhead.experiment.training.accounting import head_scale
+from etfhead.experiment.task import is_multilabel, primary_metric
 from etfhead.experiment.training.checkpoint import StateFile
-from etfhead.experiment.training.collapse import collapse_is_due
-from etfhead.experiment.training.evaluate import evaluate, sum_dtype
-from etfhead.experiment.training.evaluate_labels import evaluate_labels
-from etfhead.experiment.training.evaluate_targets import evaluate_targets
-from etfhead.experiment.training.finite import FiniteWatch, first_non_finite
-from etfhead.experiment.training.label_figures import Readout
+from etfhead.experiment.training.collapse import collapse_figures
+from etfhead.experiment.training.evaluate import sum_dtype
+from etfhead.experiment.training.finite import FiniteWatch, first_non_finite, optimizer_tensors
+from etfhead.experiment.training.logbook import Logbook
+from etfhead.experiment.training.measure import SplitMeasure
 from etfhead.experiment.training.position import Position
 from etfhead.experiment.training.progress import ProgressBar
 from etfhead.experiment.training.reweighted import begin_epoch
 from etfhead.experiment.training.rng import seed_step
 from etfhead.experiment.training.session import Session
-from etfhead.experiment.training.shares import Loader
 from etfhead.experiment.training.signals import StopRequest
-from etfhead.experiment.training.step import (
-    explained,
-    forward,
-    names_a_label,
-    names_the_class,
-    update_weights,
-    warm_up,
-)
+from etfhead.experiment.training.step import forward, training_figure, update_weights, warm_up
 from etfhead.heads import update_heads
 
 __all__ = ["Trainer"]
@@ -76,25 +62,20 @@ class Trainer:
         self.session, self.states, self.num_classes = session, states, num_classes
         self.class_counts, self.stop = class_counts, stop
         self.multilabel, self.metric = is_multilabel(recipe.dataset), primary_metric(recipe)
-        self.regression = is_regression(recipe.dataset)
-        self.readout: Readout | None = None  # multi-label: fitted to the validation split, of its last pass
-        # A resumed run's clock comes from its checkpoint.
-        self.position = Position(train_time=session.align_time, align_time=session.align_time)
-        self.records: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None  # epoch, val_<metric>, weights (on the CPU)
-        self.peak_memory = 0
-        self.initial: dict[str, float] | None = None  # validation figures before the first step
+        self.measure = SplitMeasure(recipe, arm, session, num_classes=num_classes, class_counts=class_counts)
+        self.log = Logbook(Position(train_time=session.align_time, align_time=session.align_time))
+
+    @property
+    def position(self) -> Position:
+        """Where the training stands."""
+        return self.log.position
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint; ``metrics.jsonl`` goes back to what it knows."""
-        self.position = Position(**state["position"])
-        self.records = list(state["records"])
-        self.best = state["best"]
-        self.initial = state.get("initial")
-        self.readout = state.get("readout")
-        self.peak_memory = state["peak_memory"]
+        self.log.load(state)
         self.session.load(state)
-        self._write_records()
+        if self.session.accelerator.is_main_process:
+            self.log.write_records(self.states.folder)
 
     def where(self, step: int | None = None) -> str:
         """Say where the training stands, or where a 0-based step of this epoch is."""
@@ -111,9 +92,9 @@ class Trainer:
             TrainingError: Numbers are not finite; nothing was written after the bad step.
             OSError: The disk is full or unwritable; earlier checkpoints are intact.
         """
-        if self.position.updates == 0 and self.initial is None:
-            self.initial = {f"val_{name}": value for name, value in self._validate().items()}
-            self.initial |= self._collapse(0)
+        if self.position.updates == 0 and self.log.initial is None:
+            initial = {f"val_{name}": value for name, value in self._validate().items()}
+            self.log.initial = initial | self._collapse(0)  # both or, after a stop, neither
         if self.position.epoch < self.recipe.epochs:
             warm_up(self.session, self.recipe, self.num_classes)
         while self.position.epoch < self.recipe.epochs:
@@ -128,6 +109,7 @@ class Trainer:
         watch = FiniteWatch(session.accelerator.device)
         done = [position.loss_sum, position.correct] if session.accelerator.is_main_process else [0.0, 0.0]
         sums = torch.tensor(done, dtype=sum_dtype(watch.device), device=watch.device)
+        _, count_hits = training_figure(self.recipe.dataset)
         stopping = False
         session.train_mode()
         begin_epoch(session.criterion, position.epoch, self.recipe.epochs)
@@ -138,11 +120,7 @@ class Trainer:
             update_weights(session, loss, self.recipe.clip_grad)
             update_heads(session.raw, target)
             watch.see(position.step, images, outputs, loss)
-            if self.regression:
-                hits = explained(outputs, target)
-            else:
-                named = names_a_label if self.multilabel else names_the_class
-                hits = named(predicted, target)
+            hits = count_hits(outputs, predicted, target)
             sums += torch.stack([loss.detach() * len(images), hits.sum()])
             whole_batch = len(images) * session.accelerator.num_processes
             self._advance(whole_batch)
@@ -176,63 +154,15 @@ class Trainer:
         session = self.session
         session.share_statistics()
         try:
-            figures, self.readout = self.measure(
+            figures, self.log.readout = self.measure(
                 session.evaluated, session.val_loader, None, self._tick, session.true_val
             )
         except TrainingError as error:
             raise TrainingError(self._complaint(f"{error} in validation")) from None
         return figures
 
-    def measure(
-        self,
-        model: nn.Module,
-        loader: Loader,
-        readout: Readout | None,
-        tick: Callable[[int], None],
-        true: Tensor | None = None,
-        *,
-        detailed: bool = False,
-    ) -> tuple[dict[str, Any], Readout | None]:
-        """Figures of a model on this process's share of a split.
-
-        Args:
-            model: Any weights of the arm's model.
-            loader: The share.
-            readout: On multi-label data what decisions rest on; None fits it to this split, as is right for
-                validation alone.
-            tick: Called with the number of images after each batch; may raise to stop.
-            true: True classes of the share, where its labels are noisy.
-            detailed: Also give the reliability diagram and the accuracy of every class of a long tail.
-
-        Returns:
-            The figures and, on multi-label data, the readout.
-        """
-        session = self.session
-        shared: dict[str, Any] = {
-            "accelerator": session.accelerator,
-            "memory_format": session.memory_format,
-            "tick": tick,
-        }
-        if session.scaling is not None:
-            return evaluate_targets(model, loader, scaling=session.scaling, **shared), None
-        if not self.multilabel:
-            shared |= {"class_counts": self.class_counts, "detailed": detailed}
-            shared |= {"posthoc": self.recipe.arms[self.arm].posthoc, "true": true}
-            return evaluate(model, loader, num_classes=self.num_classes, **shared), None
-        options: dict[str, Any] = {"arm": self.recipe.arms[self.arm], "metric": self.metric}
-        options |= {"class_counts": self.class_counts, "readout": readout}
-        return evaluate_labels(model, loader, **options, **shared)
-
     def _collapse(self, epochs_done: int) -> dict[str, float]:
-        """Figures of collapse, memorization and dilation after so many epochs; empty where none are due."""
-        session = self.session
-        if not collapse_is_due(self.recipe, epochs_done):
-            return {}
-        figures: dict[str, float] = {}
-        with session.accelerator.autocast():
-            for monitor in (session.monitor, session.memorization, session.tail):
-                figures |= {} if monitor is None else monitor.measure(tick=self._tick)
-        return figures
+        return collapse_figures(self.session, self.recipe, epochs_done, self._tick)
 
     def _tick(self, images: int) -> None:
         # Several processes stop together, at a training step: one alone would leave the others waiting.
@@ -240,21 +170,9 @@ class Trainer:
             self._interrupt()
 
     def _finish_epoch(self, val: dict[str, float]) -> None:
-        position, evaluated = self.position, self.session.evaluated
-        collapse = self._collapse(position.epoch + 1)
-        hits = "train_precision_at_1" if self.multilabel else "train_r2" if self.regression else "train_top1"
-        record = position.record(val, scale=head_scale(evaluated), hits=hits)
-        self.records.append({**record, **collapse})
-        name = f"val_{self.metric}"
-        if self.best is None or val[self.metric] > self.best[name]:
-            self.best = {
-                "epoch": position.epoch,
-                name: val[self.metric],
-                "weights": {k: v.detach().to("cpu", copy=True) for k, v in evaluated.state_dict().items()},
-            }
-            if self.multilabel:
-                self.best["readout"] = self.readout
-        self.position = position.next_epoch()
+        collapse = self._collapse(self.position.epoch + 1)
+        hits, _ = training_figure(self.recipe.dataset)
+        self.log.close_epoch(val, collapse, model=self.session.evaluated, metric=self.metric, hits=hits)
         self._save()
 
     def _stop_requested(self) -> bool:
@@ -278,26 +196,14 @@ class Trainer:
         named = [*state["model"].items(), *(state["ema"] or {}).items()]
         if (name := first_non_finite(named)) is not None:
             raise TrainingError(self._complaint(f"the weights ({name}) are not finite"))
+        if (name := first_non_finite(optimizer_tensors(state["optimizer"]))) is not None:
+            raise TrainingError(self._complaint(f"the optimizer's state ({name}) is not finite"))
         if session.accelerator.device.type == "cuda":
-            self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated())
+            self.log.peak_memory = max(self.log.peak_memory, torch.cuda.max_memory_allocated())
         if session.accelerator.is_main_process:
-            own = {
-                "position": dataclasses.asdict(self.position),
-                "records": self.records,
-                "best": self.best,
-                "initial": self.initial,
-                "peak_memory": self.peak_memory,
-            }
-            if self.multilabel:
-                own["readout"] = self.readout
-            self.states.save({**own, **state})
-            self._write_records()
+            self.states.save({**self.log.state(), **state})
+            self.log.write_records(self.states.folder)
         session.accelerator.wait_for_everyone()
-
-    def _write_records(self) -> None:
-        if self.session.accelerator.is_main_process:
-            lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in self.records)
-            write_text(self.states.folder / "metrics.jsonl", lines)
 
     def _refuse_non_finite(self, watch: FiniteWatch) -> None:
         found = watch.first()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["FiniteWatch", "first_non_finite"]
+__all__ = ["FiniteWatch", "first_non_finite", "optimizer_tensors"]
 
 _NEVER = torch.iinfo(torch.int64).max
 _WINDOW = 25
@@ -58,3 +59,19 @@ def first_non_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     if not floating or bool(torch.stack([tensor.isfinite().all() for _, tensor in floating]).all()):
         return None
     return next(name for name, tensor in floating if not bool(tensor.isfinite().all()))
+
+
+def optimizer_tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of an optimizer's state dict with names for a message: a run could not go on from NaN in one.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    >>> weight.sum().backward()
+    >>> optimizer.step()
+    >>> [name for name, _ in optimizer_tensors(optimizer.state_dict())]
+    ['momentum_buffer of parameter 0']
+    """
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                yield f"{key} of parameter {index}", value

@@ -45,7 +45,8 @@ def conclude(
     Returns:
         dict: The content of ``result.json``.
     """
-    session, position, best = trainer.session, trainer.position, trainer.best
+    session, log = trainer.session, trainer.log
+    position, best = log.position, log.best
     assert best is not None  # noqa: S101 - every recipe has at least one epoch
     model, heads = session.raw, session.heads
     costs = {**model_costs(model, heads), **optimizer_costs(session.optimizer, model, heads)}
@@ -65,6 +66,7 @@ def conclude(
                 "epoch": epoch,
             }
             labels |= posthoc_labels(trainer.recipe.arms[trainer.arm], trainer.class_counts)
+            trainer.states.guard()
             save_weights(folder / f"{name}.safetensors", tensors, **labels)
         if name == "best" and epoch == weights["last"][0]:
             figures["best"] = figures["last"]
@@ -72,7 +74,7 @@ def conclude(
         evaluated.load_state_dict(tensors)
         if name == "last" and trainer.seed == trainer.recipe.seeds[0]:
             show_features(session, trainer.recipe, splits, folder)
-        readout = best.get("readout") if name == "best" else trainer.readout
+        readout = best.get("readout") if name == "best" else log.readout
         figures[name] = {"epoch": epoch, **_test_figures(trainer, evaluated, splits, readout)}
     result = {
         "arm": trainer.arm,
@@ -82,18 +84,19 @@ def conclude(
         "steps": position.updates,
         "train_time": position.train_time,
         "align_time": position.align_time or None,
-        "collapse_time": collapse_time(trainer.initial, trainer.records),
-        "md_time": collapse_time(trainer.initial, trainer.records, "md_time"),
+        "collapse_time": collapse_time(log.initial, log.records),
+        "md_time": collapse_time(log.initial, log.records, "md_time"),
         "images_per_s": position.images / (position.train_time - position.align_time),
-        "peak_memory_bytes": trainer.peak_memory or None,
+        "peak_memory_bytes": log.peak_memory or None,
         **costs,
-        "initial": trainer.initial,
+        "initial": log.initial,
         **figures,
         "weights": "model" if session.ema is None else "moving average",
         "device": _device_name(session.accelerator.device),
         "fingerprint": dict(fingerprint),
     }
     if session.accelerator.is_main_process:
+        trainer.states.guard()
         bound = files_sha256(folder, ("metrics.jsonl", "last.safetensors", "best.safetensors"))
         write_json(folder / "result.json", seal({**result, **bound}))
         trainer.states.previous.unlink(missing_ok=True)  # nothing is left to fall back for

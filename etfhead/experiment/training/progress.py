@@ -7,12 +7,14 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from etfhead.experiment.terminal import printable
+
 __all__ = ["ProgressBar", "say"]
 
 
 def say(message: str) -> None:
     """Print one line to stderr without tearing a bar apart."""
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(printable(message), file=sys.stderr)
 
 
 class ProgressBar:

@@ -33,4 +33,5 @@ def seed_step(seed: int, epoch: int, step: int, process: int = 0) -> None:
 
 def _seed(key: int) -> None:
     seed_all(key)
-    torch.manual_seed(key)  # every device, where seed_all leaves CUDA alone
+    if torch.accelerator.is_available():  # else torch.manual_seed formats a stack for a GPU that never comes
+        torch.manual_seed(key)  # every device, where seed_all leaves CUDA alone

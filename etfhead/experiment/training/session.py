@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.training.accounting import head_modules
 from etfhead.experiment.training.arms import build_loss, build_mixup, build_model
 from etfhead.experiment.training.class_losses import LossFacts
-from etfhead.experiment.training.collapse import collapse_subset
+from etfhead.experiment.training.collapse import build_collapse_monitor, build_tail_geometry
 from etfhead.experiment.training.memorization_setup import build_memorization_monitor, true_share
 from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.orient import orient
@@ -35,33 +34,7 @@ if TYPE_CHECKING:
     from etfhead.experiment.training.tail_geometry import TailGeometry
     from etfhead.metrics import CollapseMonitor
 
-__all__ = ["Session", "make_accelerator"]
-
-
-@contextmanager
-def make_accelerator(recipe: Recipe) -> Iterator[Accelerator]:
-    """An Accelerator with the recipe's device and precision; the process-wide one of before comes back.
-
-    Accelerate keeps its settings in class attributes, so a second run with another precision in the same
-    process would be refused or, worse, keep the first one's.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    shared = [kind._shared_state for kind in (AcceleratorState, GradientState, PartialState)]
-    saved = [dict(state) for state in shared]
-    precision = {None: "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.amp_dtype]
-    try:
-        for state in shared:
-            state.clear()
-        accelerator = Accelerator(cpu=recipe.cpu, mixed_precision=precision)
-        if recipe.amp_dtype == "float16" and accelerator.device.type == "cpu":
-            raise ValueError("amp_dtype: float16 needs a GPU; on this machine write bfloat16 or null")
-        yield accelerator
-    finally:
-        for state, before in zip(shared, saved, strict=True):
-            state.clear()
-            state.update(before)
+__all__ = ["Session"]
 
 
 @dataclass
@@ -151,7 +124,7 @@ class Session:
             ema = ModelEmaV3(raw, decay=recipe.model_ema_decay, use_warmup=True)
         # Before anything wraps or compiles the model that it looks into.
         watched = raw if ema is None else ema.module
-        monitor = _build_monitor(watched, recipe, splits, accelerator)
+        monitor = build_collapse_monitor(watched, recipe, splits, accelerator)
         memorization = build_memorization_monitor(watched, recipe, splits, accelerator)
         sampler = KeyedBatchSampler(dataset_size(splits.train), recipe.batch_size, seed)
         mixup = build_mixup(recipe, options, splits.num_classes)
@@ -194,7 +167,7 @@ class Session:
             align_time=align_time,
             monitor=monitor,
             memorization=memorization,
-            tail=_build_tail(watched, criterion, recipe, splits, accelerator),
+            tail=build_tail_geometry(watched, criterion, recipe, splits, accelerator),
             true_val=true_share(splits.true_val, accelerator),
             scaling=splits.targets,
         )
@@ -258,28 +231,3 @@ class Session:
             self.criterion.load_state_dict(state["criterion"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def _build_monitor(
-    model: nn.Module, recipe: Recipe, splits: Splits, accelerator: Accelerator
-) -> CollapseMonitor | RegressionMonitor | None:
-    if not recipe.collapse_every:
-        return None
-    from etfhead.metrics import CollapseMonitor
-
-    loader = eval_share(collapse_subset(recipe, splits), recipe, accelerator)
-    if splits.targets is not None:
-        from etfhead.experiment.training.regression_monitor import RegressionMonitor
-
-        return RegressionMonitor(model, loader, splits.num_classes)
-    return CollapseMonitor(model, loader, num_classes=splits.num_classes)
-
-
-def _build_tail(
-    model: nn.Module, criterion: nn.Module, recipe: Recipe, splits: Splits, accelerator: Accelerator
-) -> TailGeometry | None:
-    from etfhead.experiment.training.tail_geometry import TailGeometry, is_predicted
-
-    if not recipe.collapse_every or not is_predicted(criterion):
-        return None
-    return TailGeometry(model, criterion, eval_share(splits.plain, recipe, accelerator), splits.class_counts)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the training loop answers at its next step."""
+"""Ctrl-C, SIGTERM and a lost terminal as a request that the training loop answers at its next step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """Context manager that turns the first SIGINT or SIGTERM into ``signum``.
+    """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into ``signum``.
 
     The first signal also puts the earlier handlers back, so that a second one ends the process as usual
-    when a step hangs. Outside the main thread Python allows no handlers: the request then stays empty.
+    when a step hangs. A signal that the process ignores, as SIGHUP under ``nohup`` and SIGINT in a script's
+    background job, stays ignored. Outside the main thread Python allows no handlers: the request then stays
+    empty.
 
     >>> import os
     >>> with StopRequest() as stop:
@@ -23,7 +25,9 @@ class StopRequest:
     True
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+    )
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -32,6 +36,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for signum in self.SIGNALS:
+                if signal.getsignal(signum) == signal.SIG_IGN:
+                    continue
                 self._previous[signum] = signal.signal(signum, self._receive)
         return self
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from etfhead.experiment.recipe import Recipe
-from etfhead.experiment.task import stand_in_targets
+from etfhead.experiment.task import is_multilabel, is_regression, stand_in_targets
 from etfhead.experiment.training.session import Session
 
-__all__ = ["explained", "forward", "names_a_label", "names_the_class", "update_weights", "warm_up"]
+__all__ = [
+    "explained",
+    "forward",
+    "names_a_label",
+    "names_the_class",
+    "training_figure",
+    "update_weights",
+    "warm_up",
+]
+
+CountHits = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def forward(
@@ -57,6 +69,22 @@ def names_a_label(predicted: Tensor, target: Tensor) -> Tensor:
 def explained(outputs: Tensor, target: Tensor) -> Tensor:
     """One minus the squared error of standardised targets (B, n), (B,): its mean is the R2 of training."""
     return 1 - (outputs.detach() - target).square().mean(1)
+
+
+def training_figure(dataset: str) -> tuple[str, CountHits]:
+    """The figure that an epoch of training gives by the way: its name, and each sample's part in it.
+
+    Args:
+        dataset: Says which task it is.
+
+    Returns:
+        The key in ``metrics.jsonl``, and a function of outputs, predicted classes and targets.
+    """
+    if is_regression(dataset):
+        return "train_r2", lambda outputs, predicted, target: explained(outputs, target)
+    if is_multilabel(dataset):
+        return "train_precision_at_1", lambda outputs, predicted, target: names_a_label(predicted, target)
+    return "train_top1", lambda outputs, predicted, target: names_the_class(predicted, target)
 
 
 def warm_up(session: Session, recipe: Recipe, num_classes: int) -> None:

@@ -58,6 +58,16 @@ def test_dump_loads_back_to_an_equal_recipe(values, write):
     assert recipe_from_dict(recipe_to_dict(recipe)) == recipe
 
 
+def test_what_is_shared_is_written_out_because_recipes_have_no_anchors(write):
+    shared = [8, [8]]
+    recipe = load_recipe("quickstart", [])
+    recipe = dataclasses.replace(recipe, model_kwargs={"widths": shared, "linear_widths": shared})
+    text = dump_recipe(recipe)
+    assert "&" not in text.partition("model_kwargs:")[2].partition("\n")[0]
+    assert yaml.safe_load(text)["model_kwargs"] == {"widths": shared, "linear_widths": shared}
+    assert load_recipe(str(write(text))).model_kwargs == recipe.model_kwargs
+
+
 def test_dump_shows_and_explains_every_knob():
     recipe = recipe_from_dict(FULL)
     lines = dump_recipe(recipe).splitlines()

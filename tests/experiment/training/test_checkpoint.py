@@ -149,6 +149,38 @@ def test_previous_is_used_named_and_not_pushed_out(states):
     assert read_state(states.previous, FINGERPRINT)["position"]["epoch"] == 2
 
 
+def test_the_last_good_one_serves_twice(states):
+    """Damaged, fallen back, damaged again before anything was written; and after."""
+    for epoch in (1, 2):
+        states.save(content(epoch))
+    for bit in range(2):
+        flip(states.path, 8 * (states.path.stat().st_size // 2) + bit)
+        fresh = StateFile(states.folder, FINGERPRINT)
+        assert fresh.load()[0]["position"]["epoch"] == 1
+    fresh.save(content(2))
+    flip(states.path, 8 * (states.path.stat().st_size // 2))
+    again = StateFile(states.folder, FINGERPRINT)
+    assert again.load()[0]["position"]["epoch"] == 1
+    again.save(content(2))
+    again.save(content(3))
+    state, notes = StateFile(states.folder, FINGERPRINT).load()
+    assert (state["position"]["epoch"], notes) == (3, [])
+
+
+def test_the_guard_is_asked_before_anything_is_written(states):
+    states.save(content(1))
+    before = {path: path.read_bytes() for path in states.folder.iterdir()}
+
+    def refuse():
+        raise OSError("gone")
+
+    guarded = StateFile(states.folder, FINGERPRINT, guard=refuse)
+    guarded.load()
+    with pytest.raises(OSError, match="gone"):
+        guarded.save(content(2))
+    assert {path: path.read_bytes() for path in states.folder.iterdir()} == before
+
+
 def test_crash_between_the_two_renames(states):
     for epoch in (1, 2):
         states.save(content(epoch))

@@ -7,8 +7,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from etfhead.errors import TrainingError
+from etfhead.experiment.training.accelerator import make_accelerator
 from etfhead.experiment.training.evaluate import evaluate
-from etfhead.experiment.training.session import make_accelerator
 
 
 @pytest.fixture

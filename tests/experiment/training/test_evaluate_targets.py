@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from etfhead.errors import TrainingError
 from etfhead.experiment.data.target_scaling import fit_scaling
+from etfhead.experiment.training.accelerator import make_accelerator
 from etfhead.experiment.training.evaluate_targets import evaluate_targets
-from etfhead.experiment.training.session import make_accelerator
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from etfhead.experiment.training.finite import FiniteWatch, first_non_finite
+from etfhead.experiment.training.finite import FiniteWatch, first_non_finite, optimizer_tensors
 
 GOOD = torch.zeros(3)
 BAD = torch.tensor([1.0, float("nan"), 2.0])
@@ -48,3 +48,18 @@ def test_tensor_is_named():
     assert first_non_finite(tensors.items()) == "b"
     assert first_non_finite([("a", GOOD), ("count", torch.tensor(3))]) is None
     assert first_non_finite([]) is None
+
+
+def test_tensors_of_an_optimizer():
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = torch.optim.AdamW(weights)
+    assert list(optimizer_tensors(optimizer.state_dict())) == []
+    for value, expected in (
+        (1.0, None),
+        (1e30, "exp_avg_sq of parameter 1"),
+        (float("nan"), "exp_avg of parameter 1"),
+    ):
+        weights[0].grad, weights[1].grad = torch.ones(3), torch.full((3,), value)
+        optimizer.step()
+        found = first_non_finite(optimizer_tensors(optimizer.state_dict()))
+        assert found == expected, "infinite squares freeze a weight without a trace in it"

@@ -75,9 +75,17 @@ def test_stopped_at_any_step(run, recipe, splits, tmp_path, reference, kill_at, 
     assert_same_run(reference, tmp_path / "cut")
 
 
-# The 12 validation images are read before the first step and after each epoch.
+# The 12 validation images are read before the first step and after each epoch, then the 40 of collapse.
 @pytest.mark.parametrize(
-    ("part", "item", "left"), [("val", 3, 80), ("val", 12 + 3, 40), ("val", 24 + 3, 0), ("test", 3, 0)]
+    ("part", "item", "left"),
+    [
+        ("val", 3, 80),
+        ("val", 12 + 3, 40),
+        ("val", 24 + 3, 0),
+        ("plain", 3, 80),
+        ("plain", 40 + 3, 40),
+        ("test", 3, 0),
+    ],
 )
 def test_stopped_while_evaluating(run, recipe, splits, tmp_path, reference, kill_at, part, item, left):
     dataset = getattr(splits, part)

@@ -6,8 +6,10 @@ import pytest
 
 from etfhead.experiment.training.signals import StopRequest
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_first_signal_is_a_request_and_handlers_come_back(signum):
     seen = []
     earlier = signal.signal(signum, lambda *_: seen.append("earlier"))
@@ -30,6 +32,19 @@ def test_handlers_come_back_after_an_error():
     with pytest.raises(ZeroDivisionError), StopRequest():
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_what_was_ignored_stays_ignored(signum):
+    """As SIGHUP under nohup, and SIGINT in a background job of a script."""
+    earlier = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signum)
+            assert stop.signum is None
+        assert signal.getsignal(signum) == signal.SIG_IGN
+    finally:
+        signal.signal(signum, earlier)
 
 
 def test_quiet_outside_the_main_thread():
