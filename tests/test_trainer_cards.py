@@ -1,8 +1,4 @@
-"""The cards on trainers and on many processes say what the package does."""
-
-import importlib
-import re
-from pathlib import Path
+"""Trainers hand targets to losses in two ways; each loss takes both or says why not."""
 
 import pytest
 import timm
@@ -12,51 +8,6 @@ from timm.loss import SoftTargetCrossEntropy
 
 import etfhead
 from etfhead import losses
-from etfhead.surgery import find_heads
-
-DOCS = Path(__file__).parent.parent / "docs"
-
-
-@pytest.fixture
-def names(tmp_path, monkeypatch):
-    """What the blocks start from; names the plugin registers are taken back."""
-    monkeypatch.chdir(tmp_path)
-    registry = importlib.import_module("timm.models._registry")
-    tables = [registry._model_entrypoints, registry._model_to_module, registry._module_to_models]
-    saved = [dict(table) for table in tables]
-    torch.manual_seed(0)
-    yield {"timm": timm, "torch": torch, "etfhead": etfhead}
-    for table, before in zip(tables, saved, strict=True):
-        table.clear()
-        table.update(before)
-
-
-def execute(card, names):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / card).read_text(), re.DOTALL)
-    for block in blocks:
-        if "integrations.timm_plugin" in block:
-            importlib.import_module("etfhead.integrations.timm_models").register()
-        if "transformers" in block:
-            pytest.importorskip("transformers")
-        exec(compile(block, card, "exec"), names)
-    return len(blocks)
-
-
-def test_the_card_on_trainers_runs(names):
-    assert execute("trainers.md", names) == 5
-    assert isinstance(find_heads(names["task"].trainable_module)["fc"], etfhead.ETFHead)
-    assert {group["lr_scale"] for group in names["groups"]} < {0.75**level for level in range(1, 20)}
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
-def test_the_card_on_processes_runs(names, tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1)
-    try:
-        assert execute("distributed.md", names) == 3
-    finally:
-        torch.distributed.destroy_process_group()
-    assert isinstance(names["whole"].get_classifier(), torch.nn.Linear)
-
 
 CRITERIA = {
     "etf_dot": losses.ETFDotLoss,
