@@ -1,5 +1,6 @@
 """Every example runs, with at most three lines more than the plain version, which runs too."""
 
+import csv
 import os
 import runpy
 import sys
@@ -73,22 +74,29 @@ def test_at_most_three_lines_change(script):
     compile(plain(script), str(script), "exec")
 
 
-def test_accelerate(execute, capsys):
-    execute(FOLDER / "accelerate_loop.py")
+@pytest.fixture(params=["with etfhead", "plain"])
+def version(request, tmp_path):
+    """An example by name, as it stands or without its marked lines."""
+
+    def of(name):
+        script = FOLDER / f"{name}.py"
+        if request.param == "plain":
+            (tmp_path / "plain.py").write_text(plain(script))
+            script = tmp_path / "plain.py"
+        return script
+
+    return of
+
+
+def test_accelerate(execute, version, capsys):
+    execute(version("accelerate_loop"))
     assert "epoch 0: " in capsys.readouterr().out
     loads_into_stock(load_file("digits.safetensors"))
 
 
-def test_the_plain_version_of_accelerate(execute, tmp_path):
-    script = tmp_path / "plain.py"
-    script.write_text(plain(FOLDER / "accelerate_loop.py"))
-    execute(script)
-    loads_into_stock(load_file("digits.safetensors"))
-
-
-def test_hf_trainer(execute, capsys):
+def test_hf_trainer(execute, version, capsys):
     transformers = pytest.importorskip("transformers")
-    execute(FOLDER / "hf_trainer.py")
+    execute(version("hf_trainer"))
     assert "accuracy: " in capsys.readouterr().out
     again = transformers.TimmWrapperForImageClassification.from_pretrained("digits")
     assert type(again.timm_model.get_classifier()) is torch.nn.Linear
@@ -97,16 +105,18 @@ def test_hf_trainer(execute, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lightning_trainer", "fabric_loop"])
-def test_lightning(execute, name):
+def test_lightning(execute, version, name):
     pytest.importorskip("lightning", reason="pip install lightning")
-    execute(FOLDER / f"{name}.py")
+    execute(version(name))
     loads_into_stock(torch.load("digits.pt", weights_only=True))
 
 
 @pytest.mark.slow
-def test_timm_train_py(execute):
+def test_timm_train_py(execute, version):
     script = os.environ.get("TIMM_TRAIN_PY")
     if not script:
         pytest.skip("timm installs no train.py: set TIMM_TRAIN_PY to that of a clone")
-    execute(FOLDER / "timm_train.py", script)
+    execute(version("timm_train"), script)
     loads_into_stock(torch.load("digits.pt", weights_only=True))
+    rows = list(csv.DictReader(Path("output/digits/summary.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["0"]

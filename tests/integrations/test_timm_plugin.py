@@ -1,6 +1,7 @@
 """timm's trainer finds etf_<model> by name and needs to know nothing else."""
 
 import importlib
+import json
 import logging
 from argparse import Namespace
 
@@ -8,7 +9,7 @@ import pytest
 import timm
 import torch
 from timm.loss import SoftTargetCrossEntropy
-from timm.models import load_checkpoint
+from timm.models import load_checkpoint, save_for_hf
 from timm.optim import create_optimizer_v2
 from timm.utils import CheckpointSaver, ModelEmaV3
 
@@ -105,3 +106,24 @@ def test_an_epoch_as_train_py_runs_it(plugin, tmp_path):
     other = timm.create_model("etf_test_resnet", num_classes=4, in_chans=1, etf_seed=1)
     with pytest.raises(RuntimeError, match="fixed frame"):
         load_checkpoint(other, str(tmp_path / "last.pth.tar"))
+
+
+def test_a_folded_model_reloads_from_a_hub_folder_by_stock_timm(plugin, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("etf_test_vit.r160_in1k", num_classes=4, drop_rate=0.1)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3)
+    for _ in range(2):
+        images, target = torch.randn(8, 3, 160, 160), torch.arange(8) % 4
+        torch.nn.functional.cross_entropy(model(images), target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = model.eval()(images)
+    fold_head(model)
+    save_for_hf(model, str(tmp_path), model_config={"label_names": list("abcd")}, safe_serialization=True)
+    assert "etf" not in (tmp_path / "config.json").read_text()
+    assert json.loads((tmp_path / "config.json").read_text())["architecture"] == "test_vit"
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert type(again.get_classifier()) is torch.nn.Linear
+    torch.testing.assert_close(again(images), expected)
+    assert again.pretrained_cfg["label_names"] == list("abcd")
+    assert again.state_dict().keys() == timm.create_model("test_vit", num_classes=4).state_dict().keys()

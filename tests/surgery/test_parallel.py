@@ -258,3 +258,25 @@ def test_fsdp2_gives_the_weights_of_one_process_and_folds_afterwards(tmp_path):
     left.load_state_dict(first, strict=True)
     images = torch.randn(5, 12)
     torch.testing.assert_close(fold_head(left)(images), whole(images))
+
+
+def _printed(rank):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh, printed = init_device_mesh("cpu", (2,)), {}
+    for head in ("etf", "class_mean", "multilabel_etf"):
+        model = net(head=head)
+        before = repr(model[3])
+        fully_shard(model, mesh=mesh)
+        printed[head] = [before, repr(model)]
+    return printed
+
+
+def test_a_sharded_model_prints_without_reading_its_scale(tmp_path):
+    """No process has the whole scale, and reading it would make them wait for each other."""
+    for printed in in_two_processes(_printed, tmp_path):
+        for head, (before, sharded) in printed.items():
+            assert "scale=sharded (learnable)" in sharded, head
+            assert "scale=" in before, head
+            assert "sharded" not in before, head
