@@ -22,6 +22,10 @@ class _Dumper(yaml.SafeDumper):
         plain = not text[:1].isdigit() and text.isprintable() and not text.startswith(("+", "-", "."))
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
+    def ignore_aliases(self, data: Any) -> bool:
+        # The same list at two places is written out twice: recipes are read without anchors.
+        return True
+
 
 _Dumper.add_representer(str, _Dumper.represent_text)
 

@@ -115,6 +115,9 @@ def fit_training(
         directions = principal_directions(whole)
     except ValueError as error:  # a network whose features are all one
         problems |= dict.fromkeys(("neco", "neco_logit"), str(error))
+    if directions is not None and len(directions.components) == whole.sums.shape[1]:
+        reason = "90 % of the variance takes every direction, so no feature has a part outside of them"
+        problems |= dict.fromkeys(("neco", "neco_logit"), reason)
     with torch.autocast(accelerator.device.type, enabled=False):
         vectors, _ = class_vectors(layer)
     if vectors is None:

@@ -24,7 +24,7 @@ def recipe():
     return Recipe(
         name="ood",
         model="etfhead_mlp",
-        model_kwargs={"widths": [16, 6], "norm": "batchnorm"},
+        model_kwargs={"widths": [16, 12], "norm": "batchnorm"},
         img_size=8,
         in_chans=1,
         dataset="synthetic",
@@ -119,6 +119,17 @@ def test_what_cannot_be_scored_is_left_out_with_its_reason(recipe):
     assert found["ood_problems"].keys() == {"neco", "neco_logit"}
     assert "are the same" in found["ood_problems"]["neco"]
     assert "ood_auroc_neco" not in found
+
+
+def test_a_ratio_that_is_one_for_every_image_is_no_score():
+    layer = nn.Linear(4, 3)
+    features = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))  # alike in all directions
+    fit = fit_training(layer, layer, [(features, torch.zeros(500))], Accelerator(cpu=True), IGNORE)
+    assert fit.problems.keys() == {"neco", "neco_logit"}
+    assert "every direction" in fit.problems["neco"]
+    flat = features[:, [0, 1, 0, 1]] + 0.01 * features  # in two of four
+    fit = fit_training(layer, layer, [(flat, torch.zeros(500))], Accelerator(cpu=True), IGNORE)
+    assert not fit.problems
 
 
 def test_the_test_transform_and_the_training_normalisation_are_used(recipe):
