@@ -41,7 +41,12 @@ class BasisFrame(Frame):
         ``identity`` multiplies nothing and is structured at any size.
         """
         small = self.num_classes * self.in_features <= DENSE_BELOW and self.basis != "identity"
-        return self._basis.structured and not small
+        return self._basis.structured and self._maps_coordinates and not small
+
+    @property
+    def _maps_coordinates(self) -> bool:
+        """Whether A has its O(K) form. (A subclass's ``super().structured`` would mislead torch.compile.)"""
+        return True
 
     @property
     def active_features(self) -> int:

@@ -115,12 +115,8 @@ class CountedFrame(BasisFrame):
         return size
 
     @property
-    def structured(self) -> bool:
-        """Whether the matrix is never built: lengths, a fast basis, and K d large enough to gain by it.
-
-        ``identity`` multiplies nothing and is structured at any size.
-        """
-        return super().structured and self._lengths is not None
+    def _maps_coordinates(self) -> bool:
+        return self._lengths is not None
 
     @property
     def max_norm(self) -> float:

@@ -58,12 +58,8 @@ class SimplexFrame(BasisFrame):
         self._gain = math.sqrt(num_classes / (num_classes - 1))
 
     @property
-    def structured(self) -> bool:
-        """Whether the matrix is never built: a fast basis, K <= d, and K d large enough to gain by it.
-
-        ``identity`` multiplies nothing and is structured at any size.
-        """
-        return super().structured and self.num_classes <= self.in_features
+    def _maps_coordinates(self) -> bool:
+        return self.num_classes <= self.in_features
 
     @property
     def max_norm(self) -> float:

@@ -20,6 +20,7 @@ from etfhead.cli import main as etfhead
 from etfhead.experiment.environment import describe_environment
 from tests.faults.runs import CannotStart, write_recipe
 from tests.faults.table import ROWS, prepare, try_rows
+from tests.heard_signals import heard_signals
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.json"
 _KILLS, _FLIPS = 20, 8
@@ -73,7 +74,8 @@ def main() -> int:
     place = args.keep or Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         place.mkdir(parents=True, exist_ok=True)
-        rows = run_all(place, kills=args.kills, flips=args.flips, rows=args.rows, jobs=args.jobs)
+        with heard_signals():
+            rows = run_all(place, kills=args.kills, flips=args.flips, rows=args.rows, jobs=args.jobs)
     except (CannotStart, OSError) as error:
         print(f"faults: cannot start: {error}", file=sys.stderr)
         return 2
