@@ -1,5 +1,6 @@
 """Hugging Face's Trainer on a timm model; the lines marked `# etfhead` are all that a fixed head adds.
 
+pip install transformers
 python examples/hf_trainer.py
 """
 

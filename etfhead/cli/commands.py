@@ -13,6 +13,8 @@ from etfhead.experiment.terminal import printable
 
 __all__ = ["explain", "run_cp", "run_ls", "run_report", "run_run", "run_show", "run_validate"]
 
+_WHEELS = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}  # where pip has another name
+
 
 def run_ls(args: argparse.Namespace) -> int:
     """Print the shipped recipes as a table."""
@@ -55,7 +57,8 @@ def run_cp(args: argparse.Namespace) -> int:
     except OSError:
         dest.unlink(missing_ok=True)  # half a recipe would load as another one
         raise
-    print(f"wrote {dest}; edit it, then: etfhead run {shlex.quote(str(dest))}")
+    out = shlex.quote(str(Path("runs") / dest.stem))
+    print(f"wrote {dest}; edit it, then: etfhead run {shlex.quote(str(dest))} --out {out}")
     return 0
 
 
@@ -140,7 +143,8 @@ def explain(error: Exception) -> str | None:
     """One line for an error that the user can mend, or None for any other."""
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "etfhead":
         package = error.name.split(".")[0]
-        return f"the Python package {package!r} is needed for this and not installed; pip install {package}"
+        wheel = _WHEELS.get(package, package)
+        return f"the Python package {package!r} is needed for this and not installed; pip install {wheel}"
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from etfhead.experiment.files import parse_json
+
 __all__ = ["TEXT_BYTES", "is_gone", "read_holder", "refusal", "this_process", "write_holder"]
 
 TEXT_BYTES = 1000  # of the file are the holder's name
@@ -43,7 +45,7 @@ def read_holder(handle: int) -> dict[str, Any] | None:
     """Who wrote the file; None if nobody did, or what stands there makes no sense."""
     try:
         os.lseek(handle, 0, os.SEEK_SET)
-        found = json.loads(os.read(handle, TEXT_BYTES))
+        found = parse_json(os.read(handle, TEXT_BYTES).decode())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -60,7 +62,7 @@ def is_gone(holder: dict[str, Any]) -> bool:
         return False  # os.kill would end it
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no system counts so far
         return True
     except PermissionError:
         return False

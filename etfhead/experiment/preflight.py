@@ -91,9 +91,9 @@ def _num_classes(recipe: Recipe) -> int:
 
         return count_npz_targets(recipe.data_root)
     if recipe.dataset == "image_folder":
-        from etfhead.experiment.data.folder import read_image_folder
+        from etfhead.experiment.data.folder import folder_classes
 
-        return len(read_image_folder(recipe.data_root).class_names)
+        return len(folder_classes(recipe.data_root))
     return _NUM_CLASSES[recipe.dataset]
 
 

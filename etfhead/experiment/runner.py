@@ -27,14 +27,13 @@ from etfhead.experiment.run_folder import (
     is_run_folder,
     seed_folder,
 )
-from etfhead.experiment.task import METRIC_NAMES, primary_metric, stand_in_targets
+from etfhead.experiment.task import METRIC_NAMES, primary_metric
 from etfhead.experiment.training.accelerator import make_accelerator
-from etfhead.experiment.training.arms import build_loss, build_mixup, build_model, resolve_arms
+from etfhead.experiment.training.arms import resolve_arms
 from etfhead.experiment.training.checkpoint import StateFile
-from etfhead.experiment.training.class_losses import LossFacts
+from etfhead.experiment.training.dry_run import check_arms
 from etfhead.experiment.training.engine import Trainer
 from etfhead.experiment.training.fingerprint import differences, make_fingerprint
-from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 from etfhead.experiment.training.outcome import conclude
 from etfhead.experiment.training.peers import lost_peers_told
 from etfhead.experiment.training.progress import ProgressBar, say
@@ -87,7 +86,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
         facts = data.info()
         if resume:
             check_same_data(out, facts["digest"])
-        _check_arms(recipe, data.splits(recipe.seeds[0]))
+        check_arms(recipe, data.splits(recipe.seeds[0]))
         guard: Callable[[], None] = _no_guard
         if accelerator.is_main_process:
             guard = held.enter_context(FolderLock(out)).check
@@ -120,7 +119,7 @@ def check_run(recipe: Recipe) -> None:
         ValueError: If data or an arm does not allow the run.
     """
     recipe = resolve_arms(recipe)
-    _check_arms(recipe, read_data(recipe).splits(recipe.seeds[0]))
+    check_arms(recipe, read_data(recipe).splits(recipe.seeds[0]))
 
 
 def _no_guard() -> None:
@@ -220,52 +219,6 @@ def _is_complete(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[bool, li
         raise CheckpointError(f"{path}: of another run ({differs}); use another --out, or --overwrite")
     wrong = wrong_files(folder, result)
     return result.get("complete") is True and not wrong, wrong
-
-
-def _check_arms(recipe: Recipe, splits: Splits) -> None:
-    """Build every arm once and push two blank images through it: options fail now, not hours later."""
-    target = stand_in_targets(recipe, 2, splits.num_classes)
-    facts = LossFacts.of(splits)
-    for name, arm in recipe.arms.items():
-        try:
-            model = build_model(
-                recipe,
-                arm,
-                splits.num_classes,
-                recipe.seeds[0],
-                class_counts=splits.class_counts,
-                target_statistics=facts.target_statistics,
-            ).eval()
-            build_scheduler(recipe, build_optimizer(recipe, model), steps_per_epoch=1)
-            images = torch.zeros(2, recipe.in_chans, recipe.img_size, recipe.img_size)
-            with torch.no_grad():
-                outputs = _forward(model, images, recipe)
-                if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, splits.num_classes):
-                    got = (
-                        tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-                    )
-                    raise ValueError(
-                        f"model: {recipe.model!r} gives {got}, expected logits (2, {splits.num_classes})"
-                    )
-                mixup = build_mixup(recipe, arm, splits.num_classes)
-                if arm.fused:
-                    outputs = _forward(model.train(), images, recipe)  # features
-                build_loss(recipe, arm, model, facts).eval()(
-                    outputs, target if mixup is None else mixup(images, target)[1]
-                )
-        except ValueError as error:
-            raise ValueError(f"arm {name!r}: {error}") from error
-
-
-def _forward(model: torch.nn.Module, images: torch.Tensor, recipe: Recipe) -> Any:
-    try:
-        return model(images)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"model: {recipe.model!r} cannot take images of {tuple(images.shape[1:])} "
-            f"(in_chans, img_size, img_size): {reason}"
-        ) from error
 
 
 def _prepare_folder(out: Path, recipe: Recipe, facts: Mapping[str, Any], *, overwrite: bool) -> None:

@@ -65,14 +65,16 @@ def run_study(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: boo
         with make_accelerator(recipe) as accelerator:
             main = accelerator.is_main_process
             if main:
-                held.enter_context(FolderLock(out))
+                lock = held.enter_context(FolderLock(out))
                 check_folder(out, recipe, resume=resume, overwrite=overwrite)  # a run may have come and gone
                 start_folder(out, recipe, overwrite=overwrite)
             accelerator.wait_for_everyone()
         for count, (name, each) in enumerate(settings.items(), start=1):
             if main:
+                lock.check()
                 say(f"setting {name} ({count} of {len(settings)})")
             run(each, folders[name], **again[name])
         if main:
+            lock.check()
             write_study_report(out)
     return out

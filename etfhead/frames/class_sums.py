@@ -171,7 +171,10 @@ class ClassSums:
         missing = self.counts == 0
         count = int(missing.sum())
         if count == self.num_classes:
-            raise ValueError(f"means: no sample of any of the {count} classes; call update first")
+            raise ValueError(
+                f"means: no sample of any of the {count} classes; update with batches first, or give a "
+                "loader that has some"
+            )
         if count and empty == "error":
             which = ", ".join(map(str, missing.nonzero().flatten()[:_NAMED].tolist()))
             raise ValueError(

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from etfhead.cli import main
+from etfhead.cli.commands import explain
 from etfhead.experiment.schema import list_recipes, load_recipe
 
 
@@ -52,7 +53,7 @@ def test_cp_copies_to_a_file_or_folder_with_comments(call, tmp_path, monkeypatch
     assert copy.name == ("copy.yaml" if "copy" in dest else "quickstart.yaml")
     (shipped,) = (info.path for info in list_recipes() if info.name == "quickstart")
     assert copy.read_bytes() == shipped.read_bytes()
-    assert f"etfhead run {copy.relative_to(tmp_path)}" in out
+    assert f"etfhead run {copy.relative_to(tmp_path)} --out runs/{copy.stem}" in out
 
 
 def test_cp_never_overwrites(error_line, tmp_path):
@@ -158,3 +159,9 @@ def test_a_full_disk_is_one_line(process):
         done = process("-m", "etfhead.cli", "ls", stdout=full)
     assert done.returncode == 2
     assert done.stderr == "etfhead: error: No space left on device\n"
+
+
+def test_a_missing_package_is_named_as_pip_knows_it():
+    said = explain(ModuleNotFoundError("No module named 'sklearn'", name="sklearn.datasets"))
+    assert said.endswith("pip install scikit-learn")
+    assert explain(ModuleNotFoundError("No module named 'x'", name="x")).endswith("pip install x")

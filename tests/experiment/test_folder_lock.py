@@ -241,6 +241,17 @@ def test_check_of_a_folder_that_was_removed_or_replaced(tmp_path):
         shutil.rmtree(out, ignore_errors=True)
 
 
+def test_a_folder_that_became_a_file(tmp_path):
+    """And giving the lock up raises nothing that would hide the error of before."""
+    out = tmp_path / "out"
+    with FolderLock(out) as lock:
+        shutil.rmtree(out)
+        out.touch()
+        with pytest.raises(OSError, match=f"{out} was removed or replaced"):
+            lock.check()
+    assert out.is_file()
+
+
 def test_check_takes_a_deleted_lock_again(tmp_path):
     with FolderLock(tmp_path) as lock:
         (tmp_path / LOCK).unlink()

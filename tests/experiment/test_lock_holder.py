@@ -40,7 +40,7 @@ def test_written_and_read(tmp_path):
         os.close(handle)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "\0\0", "{}" + "x" * 5000])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "\0\0", "{}" + "x" * 5000, "[" * 1000])
 def test_nonsense_names_nobody(tmp_path, text):
     (tmp_path / "a").write_text(text)
     handle = os.open(tmp_path / "a", os.O_RDWR)
@@ -48,6 +48,11 @@ def test_nonsense_names_nobody(tmp_path, text):
         assert read_holder(handle) is None
     finally:
         os.close(handle)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows is not asked")
+def test_a_number_that_no_system_has_is_nobody():
+    assert is_gone({"pid": 10**30, "host": HERE})
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="only Linux tells when a process started")

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -143,6 +144,25 @@ def test_a_loss_that_remembers_resumes_bit_for_bit(tmp_path, silent, monkeypatch
 def test_images_cannot_be_mixed_where_each_is_remembered():
     with pytest.raises(ValueError, match="remembers single images"):
         study(mixup=0.2, arms={"plain": Arm(loss="early_learning").__dict__ | {"loss_options": None}})
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_study_whose_folder_went_away_makes_none_anew(tmp_path, silent, monkeypatch, last):
+    """A disk that is gone leaves an empty folder under its mount point, which is no place for the rest."""
+    from etfhead.experiment import study as module
+
+    out, done = tmp_path / "out", []
+
+    def run_and_lose(recipe, folder, **options):
+        done.append(recipe.name)
+        if recipe.name == ("study.fast" if last else "study.slow"):
+            shutil.rmtree(out)
+
+    monkeypatch.setattr(module, "run", run_and_lose)
+    with pytest.raises(OSError, match=f"{out} was removed or replaced"):
+        run(study(), out)
+    assert done == (["study.slow", "study.fast"] if last else ["study.slow"])
+    assert not out.exists()
 
 
 def test_a_study_or_setting_in_use_is_refused(tmp_path, silent):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults import corruptions, folders, kills, others, payloads, processes, writers
+from tests.faults import corruptions, folders, kills, others, payloads, processes, programs, writers
 from tests.faults.not_finite import not_finite
 from tests.faults.runs import CannotStart, Ended, Running, call, in_process, must, start, write_recipe
 
@@ -221,6 +221,8 @@ ROWS: dict[str, Callable[[Runs, Path], Tried]] = {
         payloads.code_in_files(runs.small, runs.little, place), lambda: "0 executed"),
     "Python tags in YAML": lambda runs, place: (
         payloads.code_in_text(runs.small, runs.little, place), lambda: "0 executed"),
+    "code in programs (.pt2)": lambda runs, place: (
+        programs.code_in_programs(runs.little, place), lambda: "0 executed"),
     "links and climbing names": lambda runs, place: (
         payloads.links_and_names(runs.small, runs.little, place), lambda: "nothing outside changed"),
     "markup in reports": lambda runs, place: (

@@ -13,7 +13,7 @@ from etfhead.errors import DataError
 from etfhead.experiment.data.images import FileImages, Source
 from etfhead.experiment.data.readable import summarize_unreadable, unreadable
 
-__all__ = ["IMAGE_EXTENSIONS", "read_image_folder"]
+__all__ = ["IMAGE_EXTENSIONS", "folder_classes", "read_image_folder"]
 
 _log = logging.getLogger(__name__)
 
@@ -107,24 +107,8 @@ def _check_readable(
     return kept, notes
 
 
-def read_image_folder(
-    data_root: str | None, unreadable_images: Literal["leave_out", "stop", "unchecked"] = "leave_out"
-) -> Source:
-    """Class folders below ``train/`` and ``test/`` (or ``val/`` as test set when there is no ``test/``).
-
-    Class names are the folder names in sorted order and must be the same in both parts. Hidden files and
-    files without an image extension are passed over and counted; nested folders belong to their class.
-
-    Args:
-        data_root: The folder above ``train/``.
-        unreadable_images: Every file is decoded once: those that cannot be are left out and named in the
-            notes, or refused (``"stop"``). ``"unchecked"`` decodes nothing here; such a file then stops the
-            training that draws it.
-
-    Raises:
-        DataError: If a folder is missing or empty, the class lists differ, a class has no image that can be
-            decoded, or an unreadable one is not to be left out.
-    """
+def _parts(data_root: str | None) -> tuple[Path, Path, list[str], list[str]]:
+    """The folder, its test part, the classes of both parts, and notes; no class folder is looked into."""
     if data_root is None:
         raise DataError("dataset=image_folder needs data_root, the folder above train/ and test/; got none")
     root = Path(data_root).expanduser()
@@ -146,6 +130,37 @@ def read_image_folder(
                 )
     if len(classes) < 2:
         raise DataError(f"{root / 'train'} holds one class ({classes[0]}); at least two are needed")
+    return root, test_root, classes, notes
+
+
+def folder_classes(data_root: str | None) -> tuple[str, ...]:
+    """Class names of an image folder, without looking at an image.
+
+    Raises:
+        DataError: If a folder is missing or the class lists differ.
+    """
+    return tuple(_parts(data_root)[2])
+
+
+def read_image_folder(
+    data_root: str | None, unreadable_images: Literal["leave_out", "stop", "unchecked"] = "leave_out"
+) -> Source:
+    """Class folders below ``train/`` and ``test/`` (or ``val/`` as test set when there is no ``test/``).
+
+    Class names are the folder names in sorted order and must be the same in both parts. Hidden files and
+    files without an image extension are passed over and counted; nested folders belong to their class.
+
+    Args:
+        data_root: The folder above ``train/``.
+        unreadable_images: Every file is decoded once: those that cannot be are left out and named in the
+            notes, or refused (``"stop"``). ``"unchecked"`` decodes nothing here; such a file then stops the
+            training that draws it.
+
+    Raises:
+        DataError: If a folder is missing or empty, the class lists differ, a class has no image that can be
+            decoded, or an unreadable one is not to be left out.
+    """
+    root, test_root, classes, notes = _parts(data_root)
     train, ignored = _scan(root / "train", classes)
     test, ignored_test = _scan(test_root, classes)
     if ignored + ignored_test:

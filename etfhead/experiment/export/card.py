@@ -108,7 +108,7 @@ def _front_matter(trained: TrainedModel, format_name: str) -> str:
 def _introduction(trained: TrainedModel, config: Mapping[str, Any]) -> str:
     labels = "label sets of" if trained.readout is not None else "one of"
     told = escape(trained.recipe.description).rstrip(".")
-    description = f" {told}." if told else ""
+    description = f" Recipe: {told}." if told else ""
     return (
         f"An image classifier ({escape(config['architecture'])}) for {labels} {len(trained.class_names):,} "
         f"classes, trained and exported by etfhead {__version__}.{description} Arm, seed and epoch: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -21,6 +22,7 @@ WEIGHTS_FILE = {
     "onnx": "model.onnx",
     "torch-export": "model.pt2",
 }
+_PID = re.compile(r"[0-9]{1,20}")
 _OWN = {CONFIG, CARD, *WEIGHTS_FILE.values(), "model.onnx.data"}
 
 
@@ -82,7 +84,7 @@ def _bring_back(out: Path) -> None:
     for word in ("old", "new"):
         for path in out.parent.glob(f".{glob.escape(out.name)}.{word}-*"):
             host, _, pid = path.name.rpartition(f".{word}-")[2].rpartition("-")
-            if path.is_symlink() or not pid.isdigit() or not is_gone({"host": host, "pid": int(pid)}):
+            if path.is_symlink() or not _PID.fullmatch(pid) or not is_gone({"host": host, "pid": int(pid)}):
                 continue
             if word == "old" and not out.exists():
                 os.replace(path, out)

@@ -111,7 +111,9 @@ class _Files(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         path = self.paths[index]
         try:
-            if path.exists() and not path.is_file():
+            if not path.exists():
+                raise DataError(f"image {path} does not exist")
+            if not path.is_file():
                 # Reading a pipe would wait for a writer that may never come.
                 what = "a folder that cannot be read" if path.is_dir() else "not a regular file"
                 raise DataError(f"cannot decode image {path}: {what}")

@@ -155,7 +155,7 @@ def _arm(folder: Path, origin: Mapping[str, Any]) -> Arm:
 
 def _facts(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Class names and preprocessing, which timm may keep at two places."""
-    from timm.data import resolve_data_config
+    from timm.data import create_transform, resolve_data_config
 
     cfg = config.get("pretrained_cfg") or config
     count = config["num_classes"]
@@ -169,7 +169,8 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], di
         known = resolve_data_config(pretrained_cfg=cfg)
         data = {key: known[key] for key in _DATA_KEYS}
         _check_data(**data)
-    except (AttributeError, AssertionError, TypeError, ValueError) as error:
+        create_transform(**data)
+    except (AttributeError, AssertionError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: it does not say how images are prepared ({error})") from error
     return names, data
 

@@ -1,19 +1,21 @@
 """A ``torch.export`` program from a file, without the pickles and libraries that such a file can hold.
 
 ``torch.export.load`` unpickles sample inputs, constants and odd weights when its safe reader refuses them,
-loads compiled libraries, evaluates the text of sizes, and lets a node call whatever is under ``torch``.
-Programs of ``etfhead export`` need none of it.
+loads compiled libraries, evaluates the text of sizes, writes names and conditions on inputs into Python code,
+imports what the layout of arguments names, and lets a node call whatever is under ``torch``. Programs of
+``etfhead export`` need none of it.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -26,11 +28,12 @@ _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _MODEL = re.compile(r"[^/]+/models/[^/]+\.json")
 _PARTS = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|\.data/\w+"
-    r"|data/(weights|constants)/[\w.]+|data/sample_inputs/\w+\.pt|models/\w+\.json)"
+    r"|data/(weights|constants)/(?!custom_obj)[\w.]+|data/sample_inputs/\w+\.pt|models/\w+\.json)"
 )
-# Operations on tensors, of which one reads and writes files, and arithmetic of sizes.
+# Operations on tensors, of which two read and write files; blocks of them; arithmetic of sizes.
 _TARGET = re.compile(
-    r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+"
+    r"torch\.ops\.aten\.(?!(?:from_file|save)\b)\w+\.\w+"
+    r"|torch\.ops\.higher_order\.wrap_with_(autocast|set_grad_enabled)"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|getitem|and_|or_|not_|eq|ne|lt|le|gt|ge)"
     r"|torch\.sym_(int|float|max|min|not|ite)|math\.(ceil|floor|trunc)"
 )
@@ -41,6 +44,25 @@ _SIZE = re.compile(
     r"|StrictGreaterThan|GreaterThan)\("
     r"|'[su]\d+'|\b[su]?\d+\b|\b(?:positive|integer|nonnegative)=True\b|[-+*/(), ])*"
 )
+# A condition on the sizes of inputs: L['x'].size()[0] % 2 == 0.
+_GUARD = re.compile(
+    r"(?:\bL(?:\['\w+'\]|\[\d+\])+|\.(?:size|stride)\(\)\[\d+\]|\b\d+\b|[-+*/%<>=!(), ]"
+    r"|\b(?:and|or|not|True|False|Mod|PythonMod|FloorDiv|CleanDiv|Max|Min)\b)*"
+)
+_NAME = re.compile(r"\w*")
+_WORDS = re.compile(r"[\w.:+-]*")  # of modules and weights too
+_TEXT = re.compile(r"[^'\"\\\n]*")  # an argument of an operation, which is quoted where it becomes code
+_RULES = {
+    "target": _TARGET,
+    "expr_str": _SIZE,
+    "guards_code": _GUARD,
+    "name": _NAME,
+    "as_name": _NAME,
+    "forward_arg_names": _NAME,
+    "as_string": _TEXT,
+}
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+_KEYS = re.compile(r"null|\[(\"\w*\"(, )?)*\]")  # of a dict of arguments
 
 
 def load_program(path: Path, device: torch.device) -> nn.Module:
@@ -57,9 +79,9 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
     from torch.export.passes import move_to_device_pass
 
     try:
-        _refuse_code(path)
+        copy = _checked_copy(path)
         with _no_pickles():
-            program = torch.export.load(path)
+            program = torch.export.load(copy)
         if device.type != "cpu":  # a graph names devices, so moving the weights is not enough
             program = move_to_device_pass(program, device)
         return program.module()
@@ -84,29 +106,60 @@ def _no_pickles() -> Iterator[None]:
             os.environ[_FORCE] = before
 
 
-def _refuse_code(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
+def _checked_copy(path: Path) -> io.BytesIO:
+    """The archive again, of what was looked at alone: torch finds other members in an odd zip file."""
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as looked_at:
+        for name in dict.fromkeys(archive.namelist()):
             if not _PARTS.fullmatch(name):
                 raise ValueError(f"it holds {name!r}, which an export does not")
+            data = archive.read(name)
             if _MODEL.fullmatch(name):
-                _check(parse_json(archive.read(name).decode()))
+                _check(parse_json(data.decode()))
+            looked_at.writestr(name, data)
+    copy.seek(0)
+    return copy
 
 
-def _check(value: Any) -> None:
-    """Refuse functions that are no operations on tensors, and sizes that are no arithmetic."""
-    pending = [value]
+def _check(content: Any) -> None:
+    """Refuse functions that are no operations on tensors, and text that could become another one."""
+    pending = [("", content)]
     while pending:
-        part = pending.pop()
+        key, part = pending.pop()
         if isinstance(part, list):
-            pending += part
-        if not isinstance(part, dict):
-            continue
-        for key, allowed in (("target", _TARGET), ("expr_str", _SIZE)):
-            text = part.get(key)
-            # Signatures of inputs have targets too: names of parameters, next to what kind they are.
-            if key == "target" and "inputs" not in part:
-                continue
-            if text is not None and not (isinstance(text, str) and allowed.fullmatch(text)):
-                raise ValueError(f"it asks for {str(text)[:80]!r}, which an export does not")
-        pending += part.values()
+            pending += [(key, item) for item in part]
+        elif isinstance(part, dict):
+            node = "target" in part and "inputs" in part
+            for name, value in part.items():
+                _require(_WORDS, name)
+                # Signatures of inputs have targets too: names of parameters, next to what kind they are.
+                if node or name != "target":
+                    pending += [] if node and name == "metadata" else [(name, value)]  # that is never code
+                else:
+                    pending.append(("", value))
+        elif isinstance(part, str) and key in ("in_spec", "out_spec"):
+            _check_layout(parse_json(part))
+        elif isinstance(part, str) or key == "target":
+            _require(_RULES.get(key, _WORDS), part)
+
+
+def _check_layout(part: Any) -> None:
+    """Refuse arguments and results that are more than tuples, lists and dicts of tensors."""
+    if isinstance(part, list):
+        for item in part:
+            _check_layout(item)
+    elif isinstance(part, dict):
+        if part.get("type") not in _CONTAINERS:
+            _refuse(part.get("type"))
+        if part.get("context") is not None:
+            _require(_KEYS, part["context"])
+        _check_layout(part.get("children_spec"))
+
+
+def _require(allowed: re.Pattern[str], text: Any) -> None:
+    if not (isinstance(text, str) and allowed.fullmatch(text)):
+        _refuse(text)
+
+
+def _refuse(what: Any) -> NoReturn:
+    raise ValueError(f"it asks for {str(what)[:80]!r}, which an export does not")

@@ -77,9 +77,13 @@ def number(mapping: Mapping[str, Any] | None, key: str) -> float | None:
     (97.0, None)
     """
     value = (mapping or {}).get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        wide = float(value)
+    except OverflowError:  # a recipe's whole number, as large as somebody wrote it
+        return None
+    return wide if math.isfinite(wide) else None
 
 
 def read_run(run_dir: str | Path) -> RunRecords:
@@ -125,7 +129,8 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     try:
         recipe = parse_yaml(path.read_text(encoding="utf-8"), str(path))[0]
     except ValueError as error:
-        raise ValueError(f"{error}; restore it from the recipe of the run") from None
+        where = f"{path}: " if isinstance(error, UnicodeDecodeError) else ""
+        raise ValueError(f"{where}{error}; restore it from the recipe of the run") from None
     wrong = _first_fault(recipe)
     if wrong:
         raise ValueError(f"{path}: {wrong}; restore it from the recipe of the run")

@@ -56,9 +56,11 @@ class FiniteWatch:
 def first_non_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     """Name of the first floating tensor that holds NaN or Inf; one read-back for all when there is none."""
     floating = [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
-    if not floating or bool(torch.stack([tensor.isfinite().all() for _, tensor in floating]).all()):
-        return None
-    return next(name for name, tensor in floating if not bool(tensor.isfinite().all()))
+    for device in dict.fromkeys(tensor.device for _, tensor in floating):  # optimizers count on the CPU
+        here = [(name, tensor) for name, tensor in floating if tensor.device == device]
+        if not bool(torch.stack([tensor.isfinite().all() for _, tensor in here]).all()):
+            return next(name for name, tensor in here if not bool(tensor.isfinite().all()))
+    return None
 
 
 def optimizer_tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

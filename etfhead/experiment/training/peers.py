@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,11 @@ import torch
 
 __all__ = ["lost_peers_told"]
 
-_BACKENDS = ("gloo", "nccl", "xccl", "hccl", "mpi")
+_BACKEND = re.compile(r"gloo|nccl|xccl|hccl|\bmpi", re.IGNORECASE)
+# Backends also complain of types and operations that they lack.
+_LOST = re.compile(
+    r"connect|closed|reset by|timed out|timeout|broken pipe|peer|refused|unreachable", re.IGNORECASE
+)
 
 
 @contextmanager
@@ -44,4 +49,4 @@ def _is_of_the_network(error: RuntimeError) -> bool:
     known = getattr(torch.distributed, "DistError", None)
     if known is not None and isinstance(error, known):
         return True
-    return any(name in str(error).lower() for name in _BACKENDS)
+    return all(pattern.search(str(error)) for pattern in (_BACKEND, _LOST))

@@ -9,14 +9,16 @@ from typing import Any
 
 __all__ = ["StopRequest"]
 
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
 
 class StopRequest:
     """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into ``signum``.
 
     The first signal also puts the earlier handlers back, so that a second one ends the process as usual
-    when a step hangs. A signal that the process ignores, as SIGHUP under ``nohup`` and SIGINT in a script's
-    background job, stays ignored. Outside the main thread Python allows no handlers: the request then stays
-    empty.
+    when a step hangs. SIGHUP alone goes on asking: a window that closes sends it more than once. A signal
+    that the process ignores, as SIGHUP under ``nohup`` and SIGINT in a script's background job, stays
+    ignored. Outside the main thread Python allows no handlers: the request then stays empty.
 
     >>> import os
     >>> with StopRequest() as stop:
@@ -47,11 +49,11 @@ class StopRequest:
         self._restore()
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        self._restore()
+        self.signum = self.signum or signum
+        self._restore(keep=_HANGUP)
 
-    def _restore(self) -> None:
-        for signum, handler in self._previous.items():
+    def _restore(self, keep: int | None = None) -> None:
+        for signum in [other for other in self._previous if other != keep]:
+            handler = self._previous.pop(signum)
             # None: the earlier handler was not installed from Python and cannot be named here.
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        self._previous.clear()

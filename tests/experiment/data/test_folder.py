@@ -8,7 +8,7 @@ from PIL import Image
 
 from etfhead.errors import DataError
 from etfhead.experiment.data import load_data, readable
-from etfhead.experiment.data.folder import read_image_folder
+from etfhead.experiment.data.folder import folder_classes, read_image_folder
 from etfhead.experiment.field_error import FieldError
 from etfhead.experiment.recipe import Arm, Recipe
 
@@ -190,3 +190,13 @@ def test_the_knob_is_of_image_folders():
             name="t", model="m", dataset="digits", arms={"a": Arm()}, baseline="a", unreadable_images="stop",
             img_size=8, epochs=1,
         )  # fmt: skip
+
+
+def test_classes_are_known_without_a_look_at_an_image(tmp_path, image_tree, monkeypatch):
+    root = image_tree(tmp_path, classes=("zebra", "ant"), each=2)
+    monkeypatch.setattr(readable, "unreadable", lambda *given, **more: pytest.fail("decoded"))
+    monkeypatch.setattr("etfhead.experiment.data.folder.unreadable", lambda *given: pytest.fail("decoded"))
+    assert folder_classes(str(root)) == ("ant", "zebra")
+    shutil.rmtree(root / "test/ant")
+    with pytest.raises(DataError, match="ant"):
+        folder_classes(str(root))

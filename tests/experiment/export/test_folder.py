@@ -1,6 +1,7 @@
 """An export folder is replaced whole or not at all, and other people's folders never."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_foreign_files_files_and_links_are_refused(tmp_path, overwrite):
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     with pytest.raises(ValueError, match="is not a folder"):
         check_target(tmp_path / "link", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("pid", ["\N{SUPERSCRIPT TWO}", "9" * 30, "", "x"])
+def test_names_like_those_of_a_killed_export(tmp_path, pid):
+    """Somebody else's folder beside it is no reason to fail, and stays."""
+    other = tmp_path / f".out.new-{socket.gethostname()}-{pid}"
+    other.mkdir()
+    check_target(tmp_path / "out", overwrite=False)
+    assert other.exists()
 
 
 def test_a_failure_leaves_the_earlier_folder(tmp_path, monkeypatch):

@@ -6,9 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import etfhead
-from etfhead.experiment.export import export_run
+from etfhead.experiment.export import export_run, formats
 from etfhead.experiment.export.formats import FORMATS, load_stock
 
 
@@ -29,6 +31,22 @@ def test_no_path_of_this_machine_is_in_an_export(digits, tmp_path, name):
     for path in folder.iterdir():
         text = contents(path)
         assert not [place for place in places if place in text], path.name
+
+
+def test_no_path_is_in_the_blocks_of_a_program(tmp_path):
+    """Some of timm's models compute a part in another precision, which is a graph of its own."""
+
+    class Half(nn.Module):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                y = x @ x.mT
+            return y.float()
+
+    program = formats._traced(Half(), {"architecture": "x", "pretrained_cfg": {"input_size": [3, 4, 4]}})
+    torch.export.save(program, tmp_path / "model.pt2")
+    text = contents(tmp_path / "model.pt2")
+    assert b"wrap_with_autocast" in text
+    assert Path(__file__).name.encode() not in text
 
 
 @pytest.mark.parametrize("key", ["checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir"])

@@ -136,7 +136,7 @@ def broken(tmp_path, pictures):
     return {
         **words,
         tmp_path / "strip.png": "more than Pillow's limit",
-        tmp_path / "gone.png": "FileNotFound",
+        tmp_path / "gone.png": "does not exist",
     }
 
 

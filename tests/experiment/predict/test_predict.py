@@ -114,6 +114,11 @@ def test_damaged_folders(copy, tmp_path):
         ({"model_args": ["in_chans"]}, "model_args of the configuration are no mapping"),
         ({"model_args": {"no_such": 1}}, "timm cannot build 'test_resnet' with"),
         ({"model_args": {"in_chans": -1}}, "timm cannot build 'test_resnet' with"),
+        ({"model_args": {"act_layer": "none"}}, "timm cannot build 'test_resnet' with.*KeyError"),
+        ({"model_args": {"layers": [1]}}, "timm cannot build 'test_resnet' with"),
+        ({"etfhead": "etf"}, "etfhead is 'etf', which no export writes"),
+        ({"pretrained_cfg": [1]}, "pretrained_cfg is .*, which no export writes"),
+        ({"label_names": 3}, "label_names is '3', which no export writes"),
     ],
 )
 def test_a_configuration_of_no_model(copy, changes, words):
@@ -135,6 +140,7 @@ def test_a_configuration_of_no_model(copy, changes, words):
         ("crop_pct", -1),
         ("crop_pct", "all"),
         ("interpolation", 3),
+        ("interpolation", "wide"),
     ],
 )
 def test_a_configuration_that_prepares_no_image(copy, key, value):

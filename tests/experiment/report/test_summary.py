@@ -4,6 +4,7 @@ import statistics
 import pytest
 import scipy.stats
 
+from etfhead.experiment.report.records import number
 from etfhead.experiment.report.rows import COLUMNS
 from etfhead.experiment.report.summary import summarize
 
@@ -173,6 +174,11 @@ def test_a_damaged_result_makes_the_training_unfinished(fake_run, damage):
     assert any(note.startswith("arms/etf/seed2/result.json: ") for note in summary["notes"])
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), True, "3", None], ids=lambda value: str(value)[:5])
+def test_what_is_no_number_of_a_report(value):
+    assert number({"target_accuracy": value}, "target_accuracy") is None
+
+
 def test_nan_becomes_missing_and_the_summary_stays_json(fake_run):
     folder = fake_run(TOPS)
     _edit(folder / "arms/etf/seed0/result.json", lambda result: result["best"].update(test_loss=float("nan")))
@@ -210,11 +216,12 @@ def test_rows_have_the_documented_columns(fake_run):
         ("arms: {a: {}}\nseeds: 3\nbaseline: a", "'seeds' to be a list"),
         ("arms: {a: {}}\nseeds: [0]\nbaseline: b", "'baseline' to be one of the arms, got 'b'"),
         ("!!python/object/apply:os.getcwd []", "the tag .* is refused"),
+        ("name: caf\xe9".encode("latin-1"), "'utf-8' codec can't decode byte 0xe9"),
     ],
 )
 def test_what_is_no_run_folder_is_refused_in_one_line(tmp_path, content, message):
     if content is not None:
-        (tmp_path / "recipe.yaml").write_text(content)
+        (tmp_path / "recipe.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message) as error:
         summarize(tmp_path)
     assert "\n" not in str(error.value)

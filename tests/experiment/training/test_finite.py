@@ -50,6 +50,12 @@ def test_tensor_is_named():
     assert first_non_finite([]) is None
 
 
+def test_tensors_of_two_devices():
+    """On a GPU, AdamW's moments are there and its count of steps is on the CPU."""
+    elsewhere = torch.zeros(2, device="meta")
+    assert first_non_finite([("step", BAD), ("exp_avg", elsewhere)]) == "step"
+
+
 def test_tensors_of_an_optimizer():
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     optimizer = torch.optim.AdamW(weights)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from etfhead.errors import Interrupted
-from etfhead.experiment import runner
 from etfhead.experiment.preflight import check_buildable
 from etfhead.experiment.recipe import Arm
+from etfhead.experiment.training import dry_run
 from etfhead.experiment.training.arms import build_loss, build_model
 from etfhead.experiment.training.class_losses import LossFacts
 from etfhead.experiment.training.session import Session
@@ -197,13 +197,13 @@ def test_unknown_frames_and_rank_are_told_with_the_arm(plain):
 
 def test_a_streamed_head_is_tried_before_the_run(run, plain, tmp_path, monkeypatch):
     tried = []
-    build = runner.build_loss
+    build = dry_run.build_loss
 
     def watch(recipe, arm, model, facts):
         loss = build(recipe, arm, model, facts)
         tried.append((arm.fused, model.training))
         return loss
 
-    monkeypatch.setattr(runner, "build_loss", watch)
+    monkeypatch.setattr(dry_run, "build_loss", watch)
     run(replace(plain("fused"), epochs=1, warmup_epochs=0), tmp_path / "out")
     assert tried == [(True, True)]

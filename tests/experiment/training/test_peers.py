@@ -26,6 +26,8 @@ def test_all_else_passes():
     for processes, error in (
         (1, RuntimeError(GLOO)),
         (2, RuntimeError("shapes differ")),
+        (2, RuntimeError("torch.compile: the connection of two graphs failed")),
+        (2, RuntimeError("ProcessGroup gloo does not support reduce_scatter of ComplexFloat")),
         (2, ValueError(GLOO)),
     ):
         with pytest.raises(type(error)) as raised, lost_peers_told(processes):

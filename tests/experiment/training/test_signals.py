@@ -20,11 +20,31 @@ def test_first_signal_is_a_request_and_handlers_come_back(signum):
             assert stop.signum == signum
             assert seen == []
             os.kill(os.getpid(), signum)  # the second one acts as it did before
-            assert seen == ["earlier"]
+            assert seen == ([] if signum == signal.SIGHUP else ["earlier"])
+            assert stop.signum == signum
+        seen.clear()
         os.kill(os.getpid(), signum)
-        assert seen == ["earlier", "earlier"]
+        assert seen == ["earlier"]
     finally:
         signal.signal(signum, earlier)
+
+
+def test_a_window_that_closes_says_so_twice():
+    """The shell tells its jobs, and when it ends the kernel tells them again: the run is stopping already."""
+    ended = []
+    earlier = [
+        signal.signal(number, lambda *_: ended.append(1)) for number in (signal.SIGTERM, signal.SIGHUP)
+    ]
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum == signal.SIGTERM
+            assert ended == []
+    finally:
+        signal.signal(signal.SIGTERM, earlier[0])
+        signal.signal(signal.SIGHUP, earlier[1])
 
 
 def test_handlers_come_back_after_an_error():
