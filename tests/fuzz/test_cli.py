@@ -71,7 +71,7 @@ def check(argv):
     said = err.buffer.getvalue().decode()
     assert code in (0, 2), (argv, code, said)
     assert "Traceback" not in said or "--debug" in argv
-    assert "unexpected" not in said, (argv, said)
+    assert "etfhead: error: unexpected" not in said, (argv, said)
     if code == 2:
         assert "etfhead: error: " in said, (argv, said)
         assert "--debug" in argv or len(said.rstrip("\n").splitlines()) == 1, (argv, said)
