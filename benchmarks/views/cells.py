@@ -19,8 +19,9 @@ def load(name: str) -> Any:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, the first column to the left and numbers to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    """Markdown, the first column to the left, as is a last one without a title, and numbers to the right."""
+    sides = ["---", *("---:" if title else "---" for title in header[1:])]
+    lines = [header, sides, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
