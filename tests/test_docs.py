@@ -95,6 +95,8 @@ def execute(page):
             importlib.import_module("etfhead.integrations.timm_models").register()
         if "transformers" in block.code:
             pytest.importorskip("transformers")
+        if "timm.task" in block.code:
+            pytest.importorskip("timm.task", reason=f"timm {timm.__version__} has no timm.task yet")
         if ">>>" in block.code:
             test = doctest.DocTestParser().get_doctest(block.code, names, page, page, block.line)
             flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["check_buildable"]
 
@@ -19,6 +23,8 @@ _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "none")
 
 def check_buildable(recipe: Recipe) -> int:
     """Check a recipe against the installed timm, without data, weights or memory for the model.
+
+    Many models of timm 1.0.15 cannot be built on the meta device; those are built in memory.
 
     Args:
         recipe: The resolved recipe. Of ``npz`` files the labels are read, of an ``image_folder`` the names
@@ -98,9 +104,7 @@ def _num_classes(recipe: Recipe) -> int:
 
 
 def _check_models(recipe: Recipe) -> int:
-    import torch
-
-    from etfhead.experiment.training.arms import build_loss, build_model
+    from etfhead.experiment.training.arms import build_loss
     from etfhead.experiment.training.class_losses import LossFacts
 
     num_classes = _num_classes(recipe)
@@ -108,8 +112,7 @@ def _check_models(recipe: Recipe) -> int:
     sizes = {}
     for name, arm in recipe.arms.items():
         try:
-            with torch.random.fork_rng(devices=[]), torch.device("meta"):
-                model = build_model(stock, arm, num_classes, seed=0)
+            model = _build(stock, arm, num_classes)
             # Off the meta device: a loss may look into what it is given.
             if not arm.fused:
                 build_loss(stock, arm, model, LossFacts.stand_in(num_classes))
@@ -119,3 +122,19 @@ def _check_models(recipe: Recipe) -> int:
             ) from error
         sizes[name] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return sizes[recipe.baseline]
+
+
+def _build(recipe: Recipe, arm: Arm, num_classes: int) -> nn.Module:
+    import torch
+
+    from etfhead.experiment.training.arms import build_model
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return build_model(recipe, arm, num_classes, seed=0)
+        except ValueError as error:
+            # Older timm reads numbers back from tensors that it makes on the way, such as rates of drop path.
+            if not isinstance(error.__cause__, RuntimeError) or "meta tensor" not in str(error):
+                raise
+        return build_model(recipe, arm, num_classes, seed=0)

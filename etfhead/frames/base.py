@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import weakref
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +20,9 @@ DENSE_BELOW = 2**16
 
 _GRAM_ROWS = 1024  # rows of the Gram matrix held at once: 8 MB per 1,000 classes
 _LARGEST_MATRIX = 2**31  # numbers a structured frame agrees to write out: 17 GB in float64
+
+# A compiled graph holds tensors and numbers but no objects: it finds its frame here, by id().
+frames_by_id: weakref.WeakValueDictionary[int, Frame] = weakref.WeakValueDictionary()
 
 
 class Coherence(NamedTuple):
@@ -91,6 +95,12 @@ class Frame(ABC):
         self.num_classes = checked_size("num_classes", num_classes, self.least_classes)
         self.in_features = checked_size("in_features", in_features, 1)
         self._measured: Coherence | None = None
+        frames_by_id[id(self)] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies and frames from a pickle do not pass through __init__.
+        self.__dict__.update(state)
+        frames_by_id[id(self)] = self
 
     @abstractmethod
     def matrix(self) -> Tensor:

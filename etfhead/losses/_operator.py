@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from etfhead.frames import Frame
+from etfhead.frames.base import frames_by_id
 from etfhead.frames.streaming import BlockProducts, block_grid, inverse, stored_order
 from etfhead.losses._streaming import is_bounded, stream, weighted_sum
 
@@ -61,8 +61,9 @@ def streamed_cross_entropy(
     """
     options = (weight, adjustment, half, method, bound, block, with_gradient, with_prediction)
     if torch.compiler.is_compiling():
+        # The compiled code is guarded by the frame's identity: its id() is a constant there.
         named = (list(factors.values()), " ".join(factors))
-        return _operator(x, target, pull, spread, *named, _handle(frame), *options)
+        return _operator(x, target, pull, spread, *named, id(frame), *options)
     # The operator would do as well, but its first call loads torch's compiler: seconds, and 150 MB.
     return _Streamed.apply(x, target, pull, spread, frame, factors, *options)
 
@@ -168,20 +169,6 @@ class _Streamed(torch.autograd.Function):
         return (Once.apply(grad_loss, *ctx.saved_tensors), *[None] * 13)
 
 
-# An operator's arguments are tensors and numbers; by its number it finds the frame.
-_frames: weakref.WeakValueDictionary[int, Frame] = weakref.WeakValueDictionary()
-
-
-def _handle(frame: Frame) -> int:
-    _frames[id(frame)] = frame
-    return id(frame)
-
-
-# torch.compiler.assume_constant_result sets this and nothing else, but loads the compiler for it. The number
-# is constant: a compiled graph is guarded by the frame's identity.
-_handle._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 # The pass reads numbers of a GPU back (where targets are, how large logits get): no CUDA graph may hold it.
 @torch.library.custom_op(
     "etfhead::streamed_cross_entropy", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
@@ -206,7 +193,7 @@ def _operator(
     """The pass in a compiled graph."""
     named = dict(zip(names.split(), factors, strict=True))
     options = (weight, adjustment, half, method, bound, block, with_gradient, with_prediction)
-    return _run(x, target, pull, spread, _frames[frame], named, *options)
+    return _run(x, target, pull, spread, frames_by_id[frame], named, *options)
 
 
 @_operator.register_fake

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.models._hub import save_for_hf
 
 from etfhead.cli import main
 
@@ -17,7 +18,7 @@ def stock(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stock") / "model"
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=3)
-    timm.models.save_for_hf(
+    save_for_hf(
         model, folder, model_config={"label_names": ["cat", "do\x1bg", "owl"]}, safe_serialization=True
     )
     return str(folder)

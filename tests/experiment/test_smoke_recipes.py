@@ -7,11 +7,12 @@ import pytest
 
 from etfhead.experiment.runner import run
 from etfhead.experiment.schema import list_recipes, load_recipe, smoke
+from tests.older_timm import runnable
 
 
 @pytest.mark.parametrize("name", [info.name for info in list_recipes()])
 def test_smoke_run(name, tmp_path):
-    recipe = smoke(load_recipe(name))
+    recipe = runnable(smoke(load_recipe(name)))
     # Some studies have dozens of arms; `check_buildable` sees them all in tests/test_recipes.py.
     first = dict(list(recipe.settings.items())[:1])
     arms = dict(list(recipe.arms.items())[:: max(1, len(recipe.arms) // 8)])

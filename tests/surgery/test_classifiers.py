@@ -11,7 +11,14 @@ from etfhead.surgery import find_classifiers
 
 
 def on_meta(build, *args, **kwargs) -> nn.Module:
-    with torch.device("meta"):
+    if build is timm.create_model and not timm.is_model(args[0]):
+        pytest.skip(f"timm {timm.__version__} has no {args[0]}")
+    try:
+        with torch.device("meta"):
+            return build(*args, **kwargs)
+    except RuntimeError as error:  # older timm reads numbers of tensors that it makes on the way
+        if "meta tensor" not in str(error):
+            raise
         return build(*args, **kwargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -72,9 +73,11 @@ def train_transform(recipe: Recipe, norm: Normalization) -> Transform:
         norm: Mean and standard deviation.
 
     Raises:
-        ValueError: If timm does not understand ``aa``.
+        ValueError: If timm does not understand ``aa``, or is too old for AugMix of grey images.
     """
+    import timm
     from timm.data import create_transform
+    from timm.data.auto_augment import AugMixAugment
 
     options: dict[str, Any] = {
         "is_training": True,
@@ -102,6 +105,12 @@ def train_transform(recipe: Recipe, norm: Normalization) -> Transform:
             f"timm cannot build the augmentation aa={recipe.aa!r}: {error or type(error).__name__}; "
             "aa takes strings such as rand-m9-mstd0.5, original or augmix-m3"
         ) from error
+    augmix = any(isinstance(step, AugMixAugment) and not step.blended for step in color.transforms)
+    if augmix and recipe.in_chans == 1 and _version(timm.__version__) < (1, 0, 30):
+        raise ValueError(
+            f"aa={recipe.aa!r}: AugMix of grey images fails before timm 1.0.30, and {timm.__version__} is "
+            "installed; pip install 'timm>=1.0.30', or use another aa, such as rand-m9-mstd0.5"
+        )
     from torchvision import transforms
 
     if recipe.crop_padding:
@@ -114,3 +123,7 @@ def train_transform(recipe: Recipe, norm: Normalization) -> Transform:
             ]
         )
     return transforms.Compose([*crop.transforms, *color.transforms, *final.transforms])
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

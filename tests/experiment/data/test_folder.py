@@ -135,7 +135,7 @@ def test_unreadable_images_are_left_out_counted_and_named(tmp_path, image_tree, 
     assert not any("cannot be decoded" in note for note in good.info["notes"])
     (root / "train/cat/0.png").write_bytes(b"")
     (root / "train/cat/2.png").write_bytes((root / "train/cat/2.png").read_bytes()[:-30])
-    Image.new("L", (12, 12)).save(root / "train/eel/9.jpg")
+    Image.effect_noise((64, 64), 50).save(root / "train/eel/9.jpg")
     (root / "train/eel/9.jpg").write_bytes((root / "train/eel/9.jpg").read_bytes()[:-200])
     (root / "train/dog/3.png").write_bytes(b"MZ certainly not an image")
     Image.new("L", (500, 500)).save(root / "test/dog/bomb.png")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from timm.data import create_transform
@@ -10,7 +13,7 @@ from etfhead.experiment.data.fetch import KeyedCropFlip, PreparedFetch, prepare
 from etfhead.experiment.data.images import ArrayImages, to_gray
 from etfhead.experiment.data.rng import preserved_rng, seed_all
 from etfhead.experiment.data.statistics import Normalization
-from etfhead.experiment.data.transforms import eval_transform, train_transform
+from etfhead.experiment.data.transforms import _version, eval_transform, train_transform
 
 RNG = np.random.default_rng(0)
 NORM = {
@@ -95,12 +98,26 @@ def test_augmentation_is_timms_with_the_recipes_arguments(make_recipe):
 @pytest.mark.parametrize("crop_padding", [0, 2])
 def test_every_option_works_with_gray_and_colour(make_recipe, in_chans, changes, crop_padding):
     recipe = make_recipe(img_size=16, no_aug=False, in_chans=in_chans, crop_padding=crop_padding, **changes)
+    if in_chans == 1 and "augmix" in changes.get("aa", "") and _version(timm.__version__) < (1, 0, 30):
+        pytest.skip(f"timm {timm.__version__} cannot mix grey images; 1.0.30 can")
     transform = train_transform(recipe, NORM[in_chans])
     image = _images(1, 20, 20, 3).image(0, "L" if in_chans == 1 else "RGB")
     for key in range(25):
         out = _draw(transform, image, key)
         assert out.shape == (in_chans, 16, 16)
         assert out.isfinite().all()
+
+
+def test_augmix_of_grey_images_needs_a_timm_that_can(make_recipe, monkeypatch):
+    grey = make_recipe(img_size=16, no_aug=False, in_chans=1, aa="augmix-m3-w3")
+    monkeypatch.setattr(timm, "__version__", "1.0.29")
+    with pytest.raises(ValueError, match=r"aa='augmix-m3-w3': .*before timm 1\.0\.30, and 1\.0\.29 is"):
+        train_transform(grey, NORM[1])
+    for fine in (replace(grey, aa="augmix-m3-w3-b1"), replace(grey, in_chans=3), replace(grey, aa="3a")):
+        train_transform(fine, NORM[fine.in_chans])
+    for version in ("1.0.30", "1.0.31.dev0", "1.1.0"):
+        monkeypatch.setattr(timm, "__version__", version)
+        train_transform(grey, NORM[1])
 
 
 def test_unknown_auto_augment(make_recipe):

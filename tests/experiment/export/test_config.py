@@ -6,10 +6,12 @@ import math
 import pytest
 import timm
 import torch
+from timm.models._hub import save_for_hf
 
 from etfhead.experiment.export import export_run, load_trained, rank_models
 from etfhead.experiment.export.config import describe_heads, pack_readout, unpack_readout
 from etfhead.frames import make_frame
+from tests.older_timm import needs_local_dir
 
 
 @pytest.fixture
@@ -21,9 +23,9 @@ def config(digits, tmp_path):
 def test_fields_are_those_of_timms_own_export(config, tmp_path):
     pytest.importorskip("huggingface_hub")
     model = timm.create_model("test_resnet", num_classes=10, in_chans=1)
-    timm.models.save_for_hf(model, tmp_path / "stock", safe_serialization=True)
+    save_for_hf(model, tmp_path / "stock", safe_serialization=True)
     stock = json.loads((tmp_path / "stock" / "config.json").read_text())
-    assert config.keys() - stock.keys() <= {"etfhead", "label_names", "model_args"}
+    assert config.keys() - stock.keys() <= {"etfhead", "global_pool", "label_names", "model_args"}
     assert stock.keys() <= config.keys()
     assert stock["num_features"] == config["num_features"]
     assert config["pretrained_cfg"].keys() <= {f.name for f in fields()}
@@ -39,6 +41,7 @@ def fields():
     return dataclasses.fields(PretrainedCfg)
 
 
+@needs_local_dir
 def test_timm_resolves_the_preprocessing_of_the_run(digits, tmp_path, records):
     trained = load_trained(records, rank_models(records, arm="etf", seed=0)[0])
     export_run(digits, tmp_path / "out", arm="etf", seed=0)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from etfhead.experiment.export import FORMATS, export_run, formats, load_trained, rank_models, write
 from etfhead.experiment.report.records import read_run
+from tests.older_timm import from_folder
 
 FOLD = ["learnable", "etf", "posthoc"]
 DO_NOT_FOLD = ["cosine", "class_mean"]
@@ -39,7 +40,7 @@ def close(found, expected):
 @pytest.mark.parametrize("weights", ["best", "last"])
 def test_timm_folder_loads_through_stock_timm(digits, tmp_path, arm, weights):
     done = export_run(digits, tmp_path / "out", arm=arm, seed=1, weights=weights)
-    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    model = from_folder(tmp_path / "out")
     with torch.no_grad():
         assert close(model(images()), trained_logits(digits, arm, 1, weights))
     assert (done.choice.arm, done.choice.seed, done.choice.weights) == (arm, 1, weights)

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.models._hub import save_for_hf
 
 
 @pytest.fixture(scope="session")
@@ -13,9 +14,7 @@ def stock(tmp_path_factory):
     model = timm.create_model("test_resnet", num_classes=3).eval()
     with torch.no_grad():
         model.fc.weight.mul_(30.0)  # or every class would be equally probable
-    timm.models.save_for_hf(
-        model, folder, model_config={"label_names": ["cat", "dog", "owl"]}, safe_serialization=True
-    )
+    save_for_hf(model, folder, model_config={"label_names": ["cat", "dog", "owl"]}, safe_serialization=True)
     return folder, model
 
 

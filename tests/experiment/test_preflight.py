@@ -1,0 +1,47 @@
+"""Models are looked at before the training, whatever the installed timm can build on the meta device."""
+
+import pytest
+import timm
+import torch
+
+from etfhead.experiment.preflight import check_buildable
+from etfhead.experiment.schema import load_recipe
+
+
+def recipe(model):
+    changes = ["model_kwargs={}", "in_chans=3", "~arms.etf", "~arms.cosine", "arms.learnable.head=linear"]
+    return load_recipe("quickstart", [f"model={model}", *changes])
+
+
+# timm 1.0.15 builds neither of the first two on the meta device.
+@pytest.mark.parametrize("model", ["test_vit", "resnetv2_18", "test_resnet"])
+def test_counts_the_parameters_of_the_baseline(model):
+    options = {"img_size": 32} if model == "test_vit" else {}
+    stock = timm.create_model(model, num_classes=10, **options)
+    assert check_buildable(recipe(model)) == sum(p.numel() for p in stock.parameters())
+
+
+def test_a_model_that_reads_numbers_back_is_built_in_memory(monkeypatch):
+    create, devices = timm.create_model, []
+
+    def reads_numbers(*args, **kwargs):
+        devices.append(torch.get_default_device().type)
+        torch.linspace(0, 0.1, 2).tolist()
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", reads_numbers)
+    assert check_buildable(recipe("test_resnet")) > 0
+    assert devices == ["meta", "cpu"]
+
+
+def test_wrong_arguments_are_not_tried_twice(monkeypatch):
+    calls = []
+
+    def refuses(*args, **kwargs):
+        calls.append(args)
+        raise RuntimeError("no such depth")
+
+    monkeypatch.setattr(timm, "create_model", refuses)
+    with pytest.raises(ValueError, match=r"model: timm cannot build 'test_resnet' .*no such depth"):
+        check_buildable(recipe("test_resnet"))
+    assert len(calls) == 1
