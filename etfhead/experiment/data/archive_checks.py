@@ -52,11 +52,7 @@ def checked_names(path: Path, array: str, listed: npt.NDArray[Any], count: int, 
     Raises:
         DataError: If it is something else.
     """
-    if listed.shape != (count,) or listed.dtype.kind != "U":
-        raise DataError(
-            f"{path}: {array} is {listed.dtype} of shape {listed.shape}, expected {count} texts (dtype str), "
-            f"one a column of {of}"
-        )
+    _check_texts(path, array, listed, count, f"one a column of {of}")
     check_different(path, array, listed)
     return tuple(listed.tolist())
 
@@ -79,11 +75,7 @@ def checked_split(path: Path, listed: npt.NDArray[Any], count: int, item: str) -
     Raises:
         DataError: If it is something else.
     """
-    if listed.shape != (count,) or listed.dtype.kind != "U":
-        raise DataError(
-            f"{path}: split is {listed.dtype} of shape {listed.shape}, expected {count} texts (dtype str), "
-            f"train, val or test for each {item}"
-        )
+    _check_texts(path, "split", listed, count, f"train, val or test for each {item}")
     strange = np.flatnonzero(~np.isin(listed, PARTS))
     if len(strange):
         raise DataError(
@@ -91,3 +83,11 @@ def checked_split(path: Path, listed: npt.NDArray[Any], count: int, item: str) -
             "or test"
         )
     return np.select([listed == part for part in PARTS], range(3)).astype(np.int64)
+
+
+def _check_texts(path: Path, array: str, listed: npt.NDArray[Any], count: int, meaning: str) -> None:
+    if listed.shape != (count,) or listed.dtype.kind != "U":
+        raise DataError(
+            f"{path}: {array} is {listed.dtype} of shape {listed.shape}, expected {count} texts (dtype str), "
+            f"{meaning}"
+        )

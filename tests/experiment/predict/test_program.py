@@ -15,18 +15,9 @@ import torch
 from torch import nn
 
 from etfhead.experiment.predict.program import load_program
+from tests.faults.payloads import Harm
 
 CPU = torch.device("cpu")
-
-
-class Harm:
-    """Unpickled, it makes a folder that shows it was."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.mark),)
 
 
 class Net(nn.Module):
