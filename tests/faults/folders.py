@@ -9,9 +9,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.faults.kills import Outcome, at_step
 from tests.faults.runs import Ended, call, compare, finished_files, in_process, start, wait
+
+if TYPE_CHECKING:
+    from etfhead.experiment.training.engine import Trainer
 
 __all__ = ["changed_folders", "read_only", "started_together", "two_runs"]
 
@@ -50,14 +54,22 @@ def changed_folders(recipe: Path, whole: Path, *, report: bool = True) -> Iterat
 
 def in_mid_run(happens: Callable[[], object]) -> None:
     """In this process: let something happen at the third step of the second arm's second epoch."""
+
+    def step(trainer: Trainer) -> None:
+        if trainer.arm == "etf" and trainer.position.epoch == 1 and trainer.position.step == 3:
+            happens()
+
+    _after_each_step(step)
+
+
+def _after_each_step(happens: Callable[[Trainer], object]) -> None:
     from etfhead.experiment.training.engine import Trainer
 
     plain = Trainer._advance
 
     def advance(trainer: Trainer, images: int) -> None:
         plain(trainer, images)
-        if trainer.arm == "etf" and trainer.position.epoch == 1 and trainer.position.step == 3:
-            happens()
+        happens(trainer)
 
     Trainer._advance = advance  # type: ignore[method-assign]
 
@@ -130,21 +142,43 @@ def started_together(
     for number in range(rounds):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(interrupted, out)
-        instant = time.monotonic() + 0.2
+        instant, training = Meeting(), Meeting()
 
-        def together(instant: float = instant) -> None:
-            while time.monotonic() < instant:
-                pass
+        def together(instant: Meeting = instant, training: Meeting = training) -> None:
+            _after_each_step(lambda _: training.wait())  # who goes on waits here until the other has ended
+            instant.wait()
 
         words = ["run", recipe, "--out", out, "--resume"]
         pair = [
             start(call(words, before=together, report=report), out.with_suffix(f".{one}")) for one in range(2)
         ]
+        for meeting in (instant, training):
+            meeting.leave()
         ends = [wait(running) for running in pair]
         refused = [ended for ended in ends if ended.refused and "in use by process" in ended.told]
         good = [ended for ended in ends if ended.code == 0]
         wrong = "" if len(refused) == len(good) == 1 else f"{[(e.code, e.told[-200:]) for e in ends]}"
         yield f"round {number + 1}", wrong or ", ".join(compare(whole, out))
+
+
+class Meeting:
+    """Where forked processes wait for each other: until every one has come, left or ended."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        self._come = False
+
+    def wait(self) -> None:
+        """Come, and wait for the others: a pipe ends when nobody can write to it any more."""
+        if not self._come:
+            self._come = True
+            os.close(self._writing)
+            os.read(self._reading, 1)
+
+    def leave(self) -> None:
+        """Go on without waiting."""
+        os.close(self._writing)
+        os.close(self._reading)
 
 
 def two_runs(recipe: Path, whole: Path, *, report: bool = True) -> Iterator[Outcome]:
