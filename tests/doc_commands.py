@@ -59,6 +59,8 @@ def check(words: list[str], text: str = "", *, run: bool) -> None:
         _pip(rest)
     elif first == "python":
         _python(rest, text, run=run)
+    elif first == "cp":
+        assert [word for word in rest if not word.startswith("runs/")] == ["-r"], words
     elif first == "torchrun":
         _launched(get_args_parser().parse_args(rest))
     elif words[:2] == ["accelerate", "launch"]:

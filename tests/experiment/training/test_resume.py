@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import pytest
@@ -176,6 +177,19 @@ def test_finished_arms_are_not_run_again_and_new_ones_are_added(run, recipe, spl
     assert before == {path: path.stat().st_mtime_ns for path in before}
     environment = json.loads((out / "env.json").read_text())
     assert len(environment["earlier"]) == 2
+
+
+def test_seeds_trained_elsewhere_are_joined_by_copying(run, recipe, tmp_path, monkeypatch):
+    whole = run(dataclasses.replace(recipe, seeds=(0, 1)), tmp_path / "whole")
+    parts = [run(dataclasses.replace(recipe, seeds=(seed,)), tmp_path / f"part{seed}") for seed in (0, 1)]
+    shutil.copytree(parts[1] / "arms", parts[0] / "arms", dirs_exist_ok=True)
+    monkeypatch.setattr(runner.Session, "build", lambda *_, **__: pytest.fail("trained again"))
+    joined = run(dataclasses.replace(recipe, seeds=(0, 1)), parts[0], resume=True)
+    for seed in (0, 1):
+        figures = [
+            json.loads((out / f"arms/etf/seed{seed}/result.json").read_text()) for out in (whole, joined)
+        ]
+        assert_same(*figures, f"seed {seed}")
 
 
 def test_other_data_are_refused_and_nothing_changes(run, recipe, splits, tmp_path, monkeypatch):
