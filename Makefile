@@ -84,9 +84,9 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.collapse --device $(DEVICE)
 	$(BIN)/python -m benchmarks.multilabel_step --device $(DEVICE)
 	$(BIN)/python -m benchmarks.label_decoding
-	$(BIN)/python -m benchmarks.noise_losses
+	$(BIN)/python -m benchmarks.noise_losses --device $(DEVICE)
 	$(BIN)/python -m benchmarks.ddp_buffers
-	$(BIN)/python -m benchmarks.checkpoint_overhead download=true
+	$(BIN)/python -m benchmarks.checkpoint_overhead --device $(DEVICE) download=true
 
 # uv and pip-audit, in an environment of their own.
 $(TOOLS)/.installed: requirements/tools.txt

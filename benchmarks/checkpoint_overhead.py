@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.common import quartiles, write
+from benchmarks.common import Row, case_by_case, keep_in, quartiles
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.run_folder import seed_folder
 from etfhead.experiment.runner import run
@@ -162,6 +162,28 @@ def measure(recipe: Recipe, arm: str, folder: Path, stop_after: int) -> dict[str
     }
 
 
+def _measured(recipe: Recipe, arm: str, stop_after: int) -> list[Row]:
+    # Not where temporary files go: that may be memory, and flushing to it costs nothing.
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="checkpoint-overhead-") as folder:
+        return [measure(recipe, arm, Path(folder) / "run", stop_after)]
+
+
+def show(rows: Sequence[Row]) -> str:
+    """A line for each arm."""
+    lines = []
+    for row in rows:
+        percent = {key: 100.0 * row["share"][key] for key in ("median", "q1", "q3")}
+        lines.append(
+            f"{row['arm']:<12}{row['state_bytes'] / 1e6:5.1f} MB"
+            f" {1e3 * row['checkpoint_seconds']['median']:7.1f} ms"
+            f"  {percent['median']:.3f} % of an epoch [{percent['q1']:.3f}, {percent['q3']:.3f}],"
+            f" at most {100 * row['largest_share']:.3f} %,"
+            f" with seeds {100 * row['share_with_seeding']['median']:.3f} %;"
+            f" read and verified in {1e3 * row['resume']['read_and_verify']:.0f} ms"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -169,24 +191,17 @@ def main() -> None:
     )
     parser.add_argument("--stop-after", type=int, default=3, help="epochs before the break")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--arms", nargs="+", help="only these of the recipe's arms")
     args = parser.parse_args()
     recipe = load_recipe(RECIPE, [f"cpu={str(args.device == 'cpu').lower()}", *args.changes])
     if not 0 < args.stop_after < recipe.epochs:
         parser.error(f"--stop-after: expected 1 to {recipe.epochs - 1} of {recipe.epochs} epochs")
-    results = []
-    for arm in recipe.arms:
-        # Not where temporary files go: that may be memory, and flushing to it costs nothing.
-        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="checkpoint-overhead-") as folder:
-            results.append(row := measure(recipe, arm, Path(folder) / "run", args.stop_after))
-        percent = {key: 100.0 * row["share"][key] for key in ("median", "q1", "q3")}
-        print(
-            f"{arm:<12}{row['state_bytes'] / 1e6:5.1f} MB {1e3 * row['checkpoint_seconds']['median']:7.1f} ms"
-            f"  {percent['median']:.3f} % of an epoch [{percent['q1']:.3f}, {percent['q3']:.3f}],"
-            f" at most {100 * row['largest_share']:.3f} %,"
-            f" with seeds {100 * row['share_with_seeding']['median']:.3f} %;"
-            f" read and verified in {1e3 * row['resume']['read_and_verify']:.0f} ms"
-        )
-    write("checkpoint_overhead", results, args.device)
+    if unknown := set(args.arms or ()) - set(recipe.arms):
+        parser.error(f"--arms: expected some of {', '.join(recipe.arms)}, got {', '.join(sorted(unknown))}")
+    cases = {
+        arm: functools.partial(_measured, recipe, arm, args.stop_after) for arm in args.arms or recipe.arms
+    }
+    case_by_case(cases, show=show, keep=keep_in("checkpoint_overhead", args.device))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def _dense_frame(K: int, d: int) -> ClassMeansFrame:
 
 def _measure(rank: int, store: str, rounds: int, device: str) -> None:
     backend = "gloo" if device == "cpu" else "nccl"
+    if device == "cuda":
+        torch.cuda.set_device(rank)
     dist.init_process_group(backend, init_method=f"file://{store}/store", rank=rank, world_size=WORLD)
     torch.set_num_threads(1)
     results = []
@@ -83,6 +85,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
+    if options.device == "cuda" and torch.cuda.device_count() < WORLD:
+        parser.error(
+            f"--device cuda: needs {WORLD} GPUs, one a process; there are {torch.cuda.device_count()}"
+        )
     with tempfile.TemporaryDirectory() as store:
         mp.start_processes(
             _measure, args=(store, options.rounds, options.device), nprocs=WORLD, start_method="spawn"

@@ -21,6 +21,7 @@ Row = dict[str, Any]
 
 _LINES = {  # side: name, colour, dash
     "linear_adamw": ("learnable: nn.Linear, AdamW", BASELINE_COLOUR, "-"),
+    "linear_autocast": ("learnable: float32 weight under autocast, AdamW", BASELINE_COLOUR, "-."),
     "linear_ce": ("learnable: F.linear_cross_entropy, AdamW", BASELINE_COLOUR, "--"),
     "frozen_dense": ("frozen dense weight", COLOURS[4], "-"),
     "class_mean": ("class means, fused loss", COLOURS[3], "-"),

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from etfhead.frames import UnionFrame
 from etfhead.heads import ClassMeanHead, ETFHead, FollowingHead
 from etfhead.heads.delta_rule import DeltaRuleHead
-from etfhead.losses import FrameCrossEntropyLoss
+from etfhead.losses import FrameCrossEntropyLoss, _streaming
 
 __all__ = [
     "LEARNABLE",
@@ -105,6 +105,18 @@ def _linear(given: Inputs, *, optimizer: str = "adamw", compiled: bool = False) 
     return _whole_step(given, lambda: used(given.features, given.target), layer, optimizer)
 
 
+def _linear_autocast(given: Inputs) -> Step:
+    """As most people train: weight and optimizer state in float32, products in the features' type."""
+    device, narrow = given.features.device, given.features.dtype
+    layer = nn.Linear(*given.sizes, device=device)
+
+    def loss() -> Tensor:
+        with torch.autocast(device.type, narrow):
+            return F.cross_entropy(layer(given.features), given.target)
+
+    return _whole_step(given, loss, layer)
+
+
 def _linear_chunked(given: Inputs) -> Step:
     """Torch's own fused loss; its chunks of samples are those of its default options."""
     layer = nn.Linear(*given.sizes, **given.like)
@@ -147,6 +159,20 @@ def _union(given: Inputs, *, antipodal: bool, fused: bool = False) -> Step:
     frame = UnionFrame(classes, width, antipodal=antipodal)
     head = ETFHead(width, classes, frame=frame, neck=None, normalize=True, fused=fused, **given.like)
     return _of_head(given, head)
+
+
+def _union_compiled(given: Inputs) -> Step:
+    """The fused loss with its elementwise step compiled, which it is on CUDA alone."""
+    step = _union(given, antipodal=False, fused=True)
+
+    def run() -> None:
+        before, _streaming.FUSE_ON_CUDA = _streaming.FUSE_ON_CUDA, True
+        try:
+            step()
+        finally:
+            _streaming.FUSE_ON_CUDA = before
+
+    return run
 
 
 def _following(given: Inputs, kind: type[nn.Module], **options: Any) -> Step:
@@ -193,6 +219,7 @@ SIDES: dict[str, Callable[[Inputs], Step]] = {
     "linear_adamw": _linear,
     "linear_sgd": _part(_linear, optimizer="sgd"),
     "linear_compiled": _part(_linear, compiled=True),
+    "linear_autocast": _linear_autocast,
     "linear_ce": _linear_chunked,
     "frozen_dense": _frozen,
     "class_mean": _part(_following, kind=ClassMeanHead, fused=True),
@@ -210,10 +237,11 @@ SIDES: dict[str, Callable[[Inputs], Step]] = {
     "union_antipodal": _part(_union, antipodal=True),
     "union_fused": _part(_union, antipodal=False, fused=True),
     "union_antipodal_fused": _part(_union, antipodal=True, fused=True),
+    "union_fused_compiled": _union_compiled,
     "floor": _ready_logits,
     "traffic_floor": _traffic,
 }
-LEARNABLE = ("linear_adamw", "linear_sgd", "linear_compiled", "linear_ce")
+LEARNABLE = ("linear_adamw", "linear_sgd", "linear_compiled", "linear_autocast", "linear_ce")
 
 
 def fits(side: str, size: Size, dtype: torch.dtype = torch.float32) -> bool:
@@ -222,6 +250,8 @@ def fits(side: str, size: Size, dtype: torch.dtype = torch.float32) -> bool:
         return hasattr(F, "linear_cross_entropy")
     if side == "delta_rule":
         return dtype == torch.float32
+    if side == "linear_autocast":
+        return dtype != torch.float32
     if side.startswith("simplex"):
         return size.num_classes <= size.in_features
     return not side.startswith("union") or size.num_classes >= size.in_features
@@ -230,4 +260,5 @@ def fits(side: str, size: Size, dtype: torch.dtype = torch.float32) -> bool:
 def held_bytes(side: str, size: Size, item: int = 4) -> int:
     """Bytes of weight, weight gradient and optimizer state that a learnable side needs at once; else 0."""
     copies = {"linear_sgd": 3}.get(side, 4 if side in LEARNABLE else 0)
+    item = 4 if side == "linear_autocast" else item
     return copies * item * (size.in_features + 1) * size.num_classes

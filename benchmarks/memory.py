@@ -5,7 +5,8 @@ python -m benchmarks.memory SIDE B d K [--device cuda] [--dtype bfloat16]
 ``peak_bytes`` is the largest number of bytes that torch's allocator had given out during a step: parameters
 and fixed vectors, gradients (that of the features too), optimizer state, logits and temporaries. Features and
 targets are left out, and so is what only building the head takes. On a CPU it is counted from the
-profiler's record of every allocation, on CUDA it is ``torch.cuda.max_memory_allocated``. ``held_bytes`` is
+profiler's record of every allocation; on CUDA ``torch.cuda.max_memory_allocated`` counts as exactly, and
+head_step asks it itself, without processes. ``held_bytes`` is
 what is left between steps. ``resident_bytes`` (CPU) is a check by other means: how far the process' physical
 memory rose above what it had before the head was built (VmHWM, reset through /proc/self/clear_refs), with
 what libraries below torch take and with what the C library keeps; it is off by a few MB, both ways.
@@ -27,7 +28,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.head_sides import SIDES, Size, fits, inputs
+from benchmarks.common import on_cuda
+from benchmarks.head_sides import SIDES, Inputs, Size, Step, fits, inputs
 
 _TINY = Size(8, 512, 512)  # a step at this size loads what the libraries load once, for every side
 _STEPS = 2  # optimizer state exists from the second step on
@@ -36,8 +38,11 @@ _MARK = "measured steps"
 
 def measure(side: str, size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Peak, held and resident bytes of a side, in this process."""
-    how = _on_cuda if device == "cuda" else _on_cpu
-    return {"side": side, "size": size._asdict(), **how(side, size, dtype)}
+    if device == "cuda":
+        figures: dict[str, Any] = built_on_cuda(side, inputs(size, "cuda", dtype))[1]
+    else:
+        figures = _on_cpu(side, size, dtype)
+    return {"side": side, "size": size._asdict(), **figures}
 
 
 def _on_cpu(side: str, size: Size, dtype: torch.dtype) -> dict[str, Any]:
@@ -76,20 +81,13 @@ def _replayed(events: Iterable[Any]) -> tuple[int, int]:
     return held, peak
 
 
-def _on_cuda(side: str, size: Size, dtype: torch.dtype) -> dict[str, Any]:
-    if fits(side, _TINY):
+def built_on_cuda(side: str, given: Inputs) -> tuple[Step, dict[str, int]]:
+    """A side's step, and its peak and held bytes, in this process."""
+    dtype = given.features.dtype
+    if fits(side, _TINY, dtype) and "compiled" not in side:  # the workspaces that cuBLAS keeps
         _steps(side, _TINY, "cuda", dtype)
-    given = inputs(size, "cuda", dtype)
-    before = torch.cuda.memory_allocated()
-    step = SIDES[side](given)
-    for _ in range(_STEPS):
-        step()
-    torch.cuda.synchronize()
-    held = torch.cuda.memory_allocated() - before
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    return {"peak_bytes": torch.cuda.max_memory_allocated() - before, "held_bytes": held}
+    given.features.grad = None
+    return on_cuda(lambda: SIDES[side](given))
 
 
 def _steps(side: str, size: Size, device: str, dtype: torch.dtype) -> None:

@@ -1,28 +1,35 @@
 """Time of a multi-label training step: fixed simplex head and pick-all-label loss against the usual ones.
 
+On a GPU under autocast to bfloat16, channels last.
+
 python -m benchmarks.multilabel_step [--device cuda] [--rounds 60]
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import copy
+import functools
+from collections.abc import Callable, Sequence
 
 import timm
 import torch
 from timm.loss import AsymmetricLossMultiLabel
 from torch import nn
 
-from benchmarks.common import quartiles, ratio, take_turns, training_step, write
+from benchmarks.common import Row, built, case_by_case, keep_in, quartiles, ratio, take_turns, training_step
 from etfhead import swap_head
 from etfhead.losses import PickAllLabelLoss
 
-CASES = [  # model, image size, batch, labels; the first is what multilabel_digits trains
-    ("test_resnet", 32, 64, 10),
-    ("resnet18", 64, 32, 80),
-    ("mobilenetv3_small_050", 64, 64, 1000),
-]
+CASES = {
+    "cpu": [  # model, image size, batch, labels; the first is what multilabel_digits trains
+        ("test_resnet", 32, 64, 10),
+        ("resnet18", 64, 32, 80),
+        ("mobilenetv3_small_050", 64, 64, 1000),
+    ],
+    "cuda": [("resnet50", 224, 128, 80), ("resnet50", 224, 128, 1000)],
+}
+ROUNDS = {"cpu": 60, "cuda": 25}
 SIDES: dict[str, tuple[str | None, Callable[[], nn.Module]]] = {
     "learnable_bce": (None, nn.BCEWithLogitsLoss),
     "learnable_asl": (None, AsymmetricLossMultiLabel),
@@ -31,18 +38,36 @@ SIDES: dict[str, tuple[str | None, Callable[[], nn.Module]]] = {
 }
 
 
-def measure(name: str, size: int, batch: int, labels: int, rounds: int, device: str) -> list[dict[str, Any]]:
+def measure(
+    name: str,
+    size: int,
+    batch: int,
+    labels: int,
+    rounds: int,
+    device: str,
+    *,
+    autocast: torch.dtype | None = None,
+) -> list[Row]:
     """Seconds per step of every side and its ratio to a learnable layer with binary cross-entropy."""
     images = torch.randn(batch, 3, size, size, device=device)
+    if autocast is not None:
+        images = images.contiguous(memory_format=torch.channels_last)
     target = (torch.rand(batch, labels, device=device) < 3 / labels).float()
-    sides = {}
-    for side, (head, loss) in SIDES.items():
-        torch.manual_seed(0)
-        model = timm.create_model(name, num_classes=labels)
+    torch.manual_seed(0)
+    stock = timm.create_model(name, num_classes=labels)
+
+    def build(head: str | None, loss: Callable[[], nn.Module]) -> Callable[[], object]:
+        model = copy.deepcopy(stock)
         if head is not None:
             swap_head(model, head)
-        sides[side] = training_step(model.to(device).train(), loss(), images, target)
-    seconds = take_turns(sides, rounds=rounds, device=device, label=name)
+        model = model.to(device).train()
+        if autocast is not None:
+            model = model.to(memory_format=torch.channels_last)
+        return training_step(model, loss(), images, target, autocast=autocast)
+
+    sides = {side: functools.partial(build, *how) for side, how in SIDES.items()}
+    steps, memory = built(sides, device)
+    seconds = take_turns(steps, rounds=rounds, device=device, label=name)
     return [
         {
             "model": name,
@@ -50,28 +75,41 @@ def measure(name: str, size: int, batch: int, labels: int, rounds: int, device: 
             "batch_size": batch,
             "num_labels": labels,
             "side": side,
+            "autocast": None if autocast is None else str(autocast).removeprefix("torch."),
             "rounds": rounds,
             "seconds": quartiles(times),
             "ratio_to_bce": ratio(times, seconds["learnable_bce"]),
+            **memory[side],
         }
         for side, times in seconds.items()
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=60)
-    args = parser.parse_args()
-    results = [row for case in CASES for row in measure(*case, args.rounds, args.device)]
-    for row in results:
+def show(rows: Sequence[Row]) -> str:
+    """A line for each side."""
+    lines = []
+    for row in rows:
         quarter = row["ratio_to_bce"]
-        print(
+        lines.append(
             f"{row['model']:<24}K={row['num_labels']:<6}{row['side']:<16}"
             f"{1e3 * row['seconds']['median']:9.2f} ms"
             f"  x{quarter['median']:.3f} [{quarter['q1']:.3f}, {quarter['q3']:.3f}]"
         )
-    write("multilabel_step", results, args.device)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, help="60, on a GPU 25")
+    args = parser.parse_args()
+    rounds = args.rounds or ROUNDS[args.device]
+    narrow = torch.bfloat16 if args.device == "cuda" else None
+    cases = {
+        f"{case[0]}, K={case[3]}": functools.partial(measure, *case, rounds, args.device, autocast=narrow)
+        for case in CASES[args.device]
+    }
+    case_by_case(cases, show=show, keep=keep_in("multilabel_step", args.device))
 
 
 if __name__ == "__main__":

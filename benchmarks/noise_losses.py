@@ -4,7 +4,8 @@ Every side takes the same logits and labels, and gives a gradient of the logits.
 cross-entropy alone, and on a CPU the time is the thread's own: other work on the machine lengthens both sides
 alike, and only by sharing their caches. Sides that also move a row for each sample (ELR, SOP) are listed
 apart: they do more than a loss. Memory that was freed stays with the process, as it does once a network's
-activations have come and gone.
+activations have come and gone. On a GPU a second, larger size shows what they cost where kernels take longer
+than their launch.
 
 python -m benchmarks.noise_losses [--device cuda] [--rounds 200]
 """
@@ -12,19 +13,19 @@ python -m benchmarks.noise_losses [--device cuda] [--rounds 200]
 from __future__ import annotations
 
 import argparse
+import functools
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from benchmarks.common import quartiles, ratio, write
+from benchmarks.common import Row, case_by_case, keep_in, quartiles, ratio
 from etfhead import losses as L
 
-SIZE = (1024, 1000)
+SIZES = {"cpu": [(1024, 1000)], "cuda": [(1024, 1000), (32_768, 1000)]}
 _SAMPLES = 50_000
 _WARMUP = 5
 
@@ -36,7 +37,7 @@ def stateless(K: int, device: str) -> dict[str, Callable[[Tensor, Tensor], Tenso
     transition = rate * noise / noise.sum(1, keepdim=True)
     transition = transition.fill_diagonal_(1 - rate).to(device)
     clip = L.LogitClipLoss(nn.CrossEntropyLoss())
-    return {
+    members = {
         "cross_entropy": cross_entropy,
         "label_smoothing": L.LabelSmoothingCrossEntropyLoss(),
         "label_smoothing_negative": L.LabelSmoothingCrossEntropyLoss(label_smoothing=-1.0),
@@ -68,6 +69,7 @@ def stateless(K: int, device: str) -> dict[str, Callable[[Tensor, Tensor], Tenso
         "logit_clip": lambda z, y: clip(z, y),
         "etf_dot": L.ETFDotLoss(),
     }
+    return {name: m.to(device) if isinstance(m, nn.Module) else m for name, m in members.items()}
 
 
 def stateful(B: int, K: int, device: str) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
@@ -81,7 +83,7 @@ def stateful(B: int, K: int, device: str) -> dict[str, Callable[[Tensor, Tensor]
     }
 
 
-def measure(B: int, K: int, rounds: int, device: str = "cpu") -> list[dict[str, Any]]:
+def measure(B: int, K: int, rounds: int, device: str = "cpu") -> list[Row]:
     """Forward and backward of every loss on the same batch, each in turn with cross-entropy."""
     generator = torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(B, K, generator=generator)).to(device).requires_grad_()
@@ -98,6 +100,8 @@ def measure(B: int, K: int, rounds: int, device: str = "cpu") -> list[dict[str, 
 
     rows = []
     for group, members in (("stateless", stateless(K, device)), ("stateful", stateful(B, K, device))):
+        if device == "cuda":
+            torch.cuda.synchronize()
         for name, loss in tqdm(members.items(), desc=f"B={B}, K={K}", leave=False, disable=None):
             pairs = [(seconds(loss), seconds(cross_entropy)) for _ in range(_WARMUP + rounds)][_WARMUP:]
             own, reference = zip(*pairs, strict=True)
@@ -118,21 +122,30 @@ def measure(B: int, K: int, rounds: int, device: str = "cpu") -> list[dict[str, 
     return rows
 
 
+def show(rows: Sequence[Row]) -> str:
+    """A line for each loss."""
+    lines = []
+    for row in rows:
+        time, cost = row["seconds"], row["ratio_to_cross_entropy"]
+        lines.append(
+            f"{row['loss']:<28}{1e3 * time['median']:8.2f} ms  x{cost['median']:.2f} "
+            f"[{cost['q1']:.2f}, {cost['q3']:.2f}]  fastest x{row['ratio_of_fastest']:.2f}"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=200)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.empty(31 * 2**20, dtype=torch.uint8)  # glibc keeps up to twice the largest piece it saw freed
-    rows = measure(*SIZE, args.rounds, args.device)
-    for row in rows:
-        time, cost = row["seconds"], row["ratio_to_cross_entropy"]
-        print(
-            f"{row['loss']:<28}{1e3 * time['median']:8.2f} ms  x{cost['median']:.2f} "
-            f"[{cost['q1']:.2f}, {cost['q3']:.2f}]  fastest x{row['ratio_of_fastest']:.2f}"
-        )
-    write("noise_losses", rows, args.device)
+    cases = {
+        f"B={B}, K={K}": functools.partial(measure, B, K, args.rounds, args.device)
+        for B, K in SIZES[args.device]
+    }
+    case_by_case(cases, show=show, keep=keep_in("noise_losses", args.device))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Benchmarks run, pair their sides and keep their contract; how fast they are is no test's business."""
 
+import functools
 import json
+import os
 
 import pytest
 import torch
@@ -28,6 +30,16 @@ from benchmarks.views import cells, registry
 from etfhead.experiment.schema import load_recipe, smoke
 from etfhead.experiment.training import engine
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+        ],
+    ),
+]
 WIDE, TALL = Size(8, 128, 16), Size(8, 16, 128)  # K < d, K > d
 HEADS = [
     pytest.param(side, size, id=f"{side}-K={size.num_classes}")
@@ -49,22 +61,54 @@ def test_ratio_is_taken_round_by_round():
     assert common.ratio([2.0, 2.0, 8.0], [1.0, 4.0, 2.0])["median"] == pytest.approx(2.0)
 
 
-def test_train_step_compares_every_basis_with_the_learnable_head():
-    rows = train_step.measure("test_resnet", 32, 4, 10, 2, "cpu")
+@pytest.mark.parametrize("device", DEVICES)
+def test_train_step_compares_every_basis_with_the_learnable_head(device):
+    rows = train_step.measure("test_resnet", 32, 4, 10, 2, device)
     assert [row["head"] for row in rows] == ["learnable", "identity", "hadamard", "haar"]
     saved = {row["head"]: rows[0]["trainable_parameters"] - row["trainable_parameters"] for row in rows[1:]}
     assert set(saved.values()) == {96 * 10 + 10 - 1}
     assert rows[0]["ratio_to_learnable"]["median"] == 1.0
 
 
-def test_multilabel_step_pairs_every_side_with_binary_cross_entropy():
-    rows = multilabel_step.measure("test_resnet", 32, 4, 5, 2, "cpu")
+@pytest.mark.parametrize("device", DEVICES)
+def test_train_step_with_more_classes_than_features_takes_unions(device):
+    rows = train_step.measure("test_resnet", 32, 4, 200, 2, device, autocast=torch.bfloat16)
+    assert [row["head"] for row in rows] == ["learnable", "union", "union_fused"]
+    assert all(row["autocast"] == "bfloat16" for row in rows)
+    assert rows[0]["trainable_parameters"] - rows[2]["trainable_parameters"] == 97 * 200 - 1
+    assert all(("peak_bytes" in row) == (device == "cuda") for row in rows)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_multilabel_step_pairs_every_side_with_binary_cross_entropy(device, autocast):
+    rows = multilabel_step.measure("test_resnet", 32, 4, 5, 2, device, autocast=autocast)
     assert [row["side"] for row in rows] == list(multilabel_step.SIDES)
     assert rows[0]["ratio_to_bce"]["median"] == 1.0
 
 
-def test_frame_logits_counts_bytes():
-    rows = {row["head"]: row for row in frame_logits.measure(4, 512, 200, 2, "cpu")}
+def test_a_training_step_under_autocast_is_the_same_step_in_fewer_digits():
+    weights = []
+    for autocast in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(64, 10)
+        seen = []
+
+        def loss(logits, target, seen=seen):
+            seen.append(logits.dtype)
+            return torch.nn.functional.cross_entropy(logits, target)
+
+        x, y = torch.randn(16, 64), torch.randint(10, (16,))
+        common.training_step(model, loss, x, y, autocast=autocast)()
+        assert seen == [autocast or torch.float32]
+        assert model.weight.grad is None
+        weights.append(model.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], atol=2.5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_frame_logits_counts_bytes(device):
+    rows = {row["head"]: row for row in frame_logits.measure(4, 512, 200, 2, device)}
     assert rows["linear"]["stored_bytes"] == 4 * (512 * 200 + 200)
     assert rows["haar"]["stored_bytes"] > rows["linear"]["stored_bytes"]
     assert rows["hadamard"]["stored_bytes"] < rows["linear"]["stored_bytes"] / 20
@@ -76,6 +120,53 @@ def test_results_are_written_with_their_machine(tmp_path, monkeypatch):
     content = json.loads(common.write("x", [{"a": 1}], "cpu").read_text())
     assert content["results"] == [{"a": 1}]
     assert content["metadata"]["torch"]
+
+
+def test_what_was_measured_survives_a_case_that_fails_and_a_run_that_is_killed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+
+    def content():
+        return json.loads((tmp_path / "x_cpu.json").read_text())
+
+    def second():
+        assert content()["results"] == [{"a": 1}]
+        assert content()["unfinished"] == ["second", "third"]
+        raise RuntimeError("out of memory")
+
+    cases = {"first": lambda: [{"a": 1}], "second": second, "third": lambda: [{"a": 3}]}
+    show = lambda rows: f"shown {rows[0]['a']}"  # noqa: E731
+    with pytest.raises(SystemExit, match="failed: second"):
+        common.case_by_case(cases, show=show, keep=common.keep_in("x", "cpu"))
+    assert content()["results"] == [{"a": 1}, {"a": 3}]
+    assert content()["unfinished"] == ["second"]
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["shown 1", "shown 3"]
+    assert "second failed" in err
+    assert "out of memory" in err
+    del cases["second"]
+    rows = common.case_by_case(cases, show=show, keep=common.keep_in("x", "cpu"))
+    assert content()["results"] == rows == [{"a": 1}, {"a": 3}]
+    assert "unfinished" not in content()
+    assert os.listdir(tmp_path) == ["x_cpu.json"]
+
+
+def test_memory_on_a_gpu_is_what_a_side_takes_beyond_what_was_there(monkeypatch):
+    now = {"there": 1000, "most": 5000}
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: now["there"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: now["most"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: now.update(most=now["there"]))
+
+    def build(held, step):
+        now["there"] += held
+        return lambda: now.update(most=max(now["most"], now["there"] + step))
+
+    sides = {name: functools.partial(build, *sizes) for name, sizes in {"a": (100, 70), "b": (10, 7)}.items()}
+    steps, memory = common.built(sides, "cuda")
+    assert steps.keys() == {"a", "b"}
+    assert memory["a"] == {"peak_bytes": 170, "held_bytes": 100}
+    assert memory["b"] == {"peak_bytes": 17, "held_bytes": 10}
+    assert common.built(sides, "cpu")[1] == {"a": {}, "b": {}}
 
 
 @pytest.mark.parametrize(("side", "size"), HEADS)
@@ -100,6 +191,62 @@ def test_fused_and_stored_sides_do_the_same_work(pair):
         SIDES[side](given)()
         gradients.append(given.features.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_a_learnable_layer_under_autocast_keeps_float32_weights():
+    given = head_sides.inputs(TALL, "cpu", torch.bfloat16)
+    SIDES["linear_autocast"](given)()
+    assert given.features.grad.dtype == torch.bfloat16
+    assert given.features.grad.isfinite().all()
+    assert not head_sides.fits("linear_autocast", TALL)
+    twice = 2 * head_sides.held_bytes("linear_adamw", TALL, 2)
+    assert head_sides.held_bytes("linear_autocast", TALL, 2) == twice
+
+
+def test_sizes_for_a_gpu_fit_one_of_80_gb():
+    for case in head_step.CUDA:
+        item = case.dtype.itemsize
+        held = sum(head_sides.held_bytes(side, case.size, item) for side in case.sides)
+        logits = case.size.batch_size * case.size.num_classes * item
+        frozen = case.size.in_features * case.size.num_classes * (item + 4 + 4)  # frozen, two of class means
+        assert held + frozen + 12 * logits < 70e9
+        there, large = head_step.chosen(case, "cuda")
+        assert there
+        assert not large
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_head_steps_on_a_gpu_have_their_memory(dtype):
+    size = Size(64, 256, 2**17)
+    sides = tuple(side for side in SIDES if "compiled" not in side)
+    rows = {row["side"]: row for row in head_step.measure(head_step.Case("x", size, 2, sides, dtype), "cuda")}
+    assert not [side for side, row in rows.items() if "not_run" in row]
+    learnable = rows["linear_adamw"]
+    weight = dtype.itemsize * 257 * 2**17
+    assert 3 * weight <= learnable["held_bytes"] <= 3.4 * weight  # the gradient is dropped
+    assert learnable["peak_bytes"] >= 4 * weight
+    assert rows["union_fused"]["held_bytes"] < weight / 4
+    assert rows["floor"].keys().isdisjoint({"peak_bytes", "held_bytes"})
+
+
+def test_a_side_that_fails_on_a_gpu_leaves_the_others(tmp_path, monkeypatch):
+    def fails(given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(SIDES, "union", fails)
+    monkeypatch.setattr(
+        head_step, "built_on_cuda", lambda side, given: (SIDES[side](given), {"peak_bytes": 7})
+    )
+    case = head_step.Case("sizes", TALL, 2, ("linear_adamw", "union", "union_fused"))
+    with pytest.raises(torch.OutOfMemoryError):
+        head_step.measure(case, "cpu")
+    given = head_sides.inputs(TALL)
+    steps, known = head_step._built(case.sides, given, on_cuda=True)
+    assert list(steps) == ["linear_adamw", "union_fused"]
+    assert known["union"] == {"not_run": "OutOfMemoryError"}
+    assert known["union_fused"] == {"peak_bytes": 7}
 
 
 def test_learnable_baselines_do_the_same_work():
@@ -214,19 +361,21 @@ def test_accuracy_by_epoch_shows_the_first_epochs_and_the_last(tmp_path, monkeyp
     assert lines[3].endswith("| 80.0 ± 0.5 [+1.0, +3.0] |")
 
 
-def test_collapse_counts_states_and_pairs_its_sides(monkeypatch):
-    for name, value in {"BATCH": 4, "WIDTH": 8, "CLASSES": 3, "LARGE_WIDTH": 6, "LARGE_CLASSES": 9}.items():
+@pytest.mark.parametrize("device", DEVICES)
+def test_collapse_counts_states_and_pairs_its_sides(monkeypatch, device):
+    for name, value in {"BATCH": 4, "LARGE_WIDTH": 6, "LARGE_CLASSES": 9}.items():
         monkeypatch.setattr(collapse, name, value)
-    rows = {row["side"]: row for row in collapse.update_cost(2, "cpu")}
-    assert rows["resnet18_forward"]["ratio_to_forward"]["median"] == 1.0
-    assert rows.keys() == {"resnet18_forward", "update", "update_with_nc4"}
-    big = collapse.large("cpu")
+    rows = {row["side"]: row for row in collapse.update_cost("test_resnet", 32, 8, 3, 2, device)}
+    assert rows["test_resnet_forward"]["ratio_to_forward"]["median"] == 1.0
+    assert rows.keys() == {"test_resnet_forward", "update", "update_with_nc4"}
+    big = collapse.large(device)
     assert big["state_bytes"] == 8 * (9 + 9 * 6 + 9 + 6 * 6)
     assert big["samples"] == 18
 
 
-def test_nc1_keeps_its_digits_where_the_usual_sums_lose_them():
-    rows = collapse.digits()
+@pytest.mark.parametrize("device", DEVICES)
+def test_nc1_keeps_its_digits_where_the_usual_sums_lose_them(device):
+    rows = collapse.digits(device)
     assert min(row["nc1"] for row in rows) < 1e-12
     assert all(abs(row["relative_error"]["etfhead"]) <= 1e-6 for row in rows)
     assert any(abs(row["relative_error"]["one_pass_float64_sums"]) > 0.5 for row in rows)
@@ -238,8 +387,9 @@ def test_label_decoding_times_every_method_and_a_search_of_all_sets():
     assert methods[-1] == "enumerated"
 
 
-def test_noise_losses_are_compared_with_cross_entropy():
-    rows = {row["loss"]: row for row in noise_losses.measure(4, 5, 2)}
+@pytest.mark.parametrize("device", DEVICES)
+def test_noise_losses_are_compared_with_cross_entropy(device):
+    rows = {row["loss"]: row for row in noise_losses.measure(4, 5, 2, device)}
     assert next(iter(rows)) == "cross_entropy"  # in turns with itself, which shows how well this measures
     assert {row["group"] for row in rows.values()} == {"stateless", "stateful"}
     for row in rows.values():
@@ -262,6 +412,73 @@ def test_noise_losses_table_goes_from_cheap_to_dear(tmp_path, monkeypatch):
     first, second = readme.written("noise_losses_cpu").splitlines()[2:]
     assert first == "| `quick` | 1.25 [1.15, 1.45] | 1.30 |  |"
     assert second == "| `slow` | 4.00 [3.90, 4.20] | 4.05 | a row for each sample too |"
+
+
+def test_noise_losses_of_two_sizes_share_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+
+    def row(loss, batch, median, group="stateless"):
+        quarter = {"median": median, "q1": median - 0.1, "q3": median + 0.2}
+        size = {"batch_size": batch, "num_classes": 1000}
+        return {
+            "loss": loss,
+            "group": group,
+            "ratio_to_cross_entropy": quarter,
+            "ratio_of_fastest": 1.0,
+        } | size
+
+    rows = [row("slow", 64, 2.0), row("quick", 64, 3.0), row("slow", 2048, 4.0), row("quick", 2048, 1.5)]
+    _write(tmp_path, "noise_losses_cuda", [*rows, row("kept", 64, 9.0, "stateful")])
+    lines = readme.written("noise_losses_cuda").splitlines()
+    assert lines[0] == "| loss | B=64, K=1,000 | B=2,048, K=1,000 |  |"
+    assert lines[2:] == [
+        "| `quick` | 3.00 [2.90, 3.20] | 1.50 [1.40, 1.70] |  |",
+        "| `slow` | 2.00 [1.90, 2.20] | 4.00 [3.90, 4.20] |  |",
+        "| `kept` | 9.00 [8.90, 9.20] |  | a row for each sample too |",
+    ]
+
+
+def test_tables_of_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    half = {"median": 0.5, "q1": 0.25, "q3": 0.75}
+    step = {"model": "resnet50", "in_features": 2048, "num_classes": 21_841, "ratio_to_learnable": half}
+    arms = {"learnable": 9_000_000_000, "union": 8_500_000_000}
+    rows = [
+        {**step, "head": arm, "peak_bytes": count, "seconds": {"median": 0.05}} for arm, count in arms.items()
+    ]
+    _write(tmp_path, "train_step_cuda", rows)
+    header, _, line = readme.written("train_step_cuda").splitlines()
+    assert header.endswith("| ms | peak MB beside learnable |")
+    assert line == "| `resnet50`, d=2048, K=21841 | `union` | 0.500 [0.250, 0.750] | 50.0 | -500 |"
+
+    head = {"in_features": 512, "num_classes": 10, "ratio_to_linear": half, "stored_bytes": 1024}
+    heads = ("linear", "identity", "hadamard", "haar")
+    rows = [{**head, "head": name, "batch_size": batch} for batch in (256, 16_384) for name in heads]
+    _write(tmp_path, "frame_logits_cuda", rows)
+    assert "| B=16,384, d=512, K=10 | 0.50 |" in readme.written("frame_logits_cuda")
+
+    size = {"batch_size": 4, "in_features": 8, "num_classes": 16, "dtype": "bfloat16", "group": "sizes"}
+    _write(tmp_path, "head_step_cuda", [{**size, "side": "union_fused", "not_run": "OutOfMemoryError"}])
+    line = readme.written("head_step_cuda").splitlines()[2]
+    assert line == "| B=4, d=8, K=16, bfloat16 | `union_fused` | not run |  |  |"
+
+    update = {"measured": "update", "batch_size": 256, "seconds": {"median": 0.002}, "ratio_to_forward": half}
+    rows = []
+    for model, width, pixels in (("resnet18", 512, 32), ("resnet50", 2048, 224)):
+        more = {"in_features": width, "num_classes": 100, "img_size": pixels}
+        rows += [{**update, **more, "side": f"{model}_forward"}, {**update, **more, "side": "update"}]
+    large = {"measured": "large", "in_features": 2048, "num_classes": 10_000, "state_bytes": 198_000_000}
+    rows.append({**large, "update_seconds": {"median": 0.0042}, "compute_seconds": 3.21})
+    _write(tmp_path, "collapse_cuda", rows)
+    lines = readme.written("collapse_cuda@cost").splitlines()[2:]
+    assert lines[1].endswith("| 2.0 ms | 0.500 [0.250, 0.750] |  | ResNet-50 forward pass (224 x 224) |")
+    assert lines[2] == "| update, d=2,048, K=10,000 | 4.2 ms |  | 198 MB |  |"
+    assert lines[3] == "| result, d=2,048, K=10,000 | 3.2 s |  |  |  |"
+
+    row = {"model": "resnet50", "num_labels": 80, "side": "etf_pal", "seconds": {"median": 0.04}}
+    _write(tmp_path, "multilabel_step_cuda", [{**row, "ratio_to_bce": half}])
+    line = readme.written("multilabel_step_cuda").splitlines()[2]
+    assert line == "| `resnet50`, K=80 | `etf_pal` | 40.0 | 0.500 [0.250, 0.750] |"
 
 
 def _arm(head, neck, loss, *values):

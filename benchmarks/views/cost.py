@@ -12,22 +12,34 @@ from benchmarks.views.cells import load, middle, rounded, table
 
 def train_step(name: str) -> str:
     """Whole training step of each fixed head over the learnable one."""
-    rows = []
+    rows, stock = [], {}
     for row in load(name):
-        if row["head"] != "learnable":
-            model = f"`{row['model']}`, d={row['in_features']}, K={row['num_classes']}"
-            rows.append([model, f"`{row['head']}`", middle(row["ratio_to_learnable"], 3)])
-    return table(["model", "basis", "step time over learnable, median [quartiles]"], rows)
+        model = f"`{row['model']}`, d={row['in_features']}, K={row['num_classes']}"
+        if row["head"] == "learnable":
+            stock = row
+            continue
+        cells = [model, f"`{row['head']}`", middle(row["ratio_to_learnable"], 3)]
+        if "peak_bytes" in row:
+            cells.append(f"{1e3 * row['seconds']['median']:.1f}")
+            cells.append(f"{(row['peak_bytes'] - stock['peak_bytes']) / 1e6:+,.0f}")
+        rows.append(cells)
+    header = ["model", "basis", "step time over learnable, median [quartiles]"]
+    more = ["ms", "peak MB beside learnable"] if len(rows[0]) > len(header) else []
+    return table([*header, *more], rows)
 
 
 def frame_logits(name: str) -> str:
     """The head alone: time over nn.Linear, and bytes."""
-    cells: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
-    for row in load(name):
-        cells.setdefault((row["in_features"], row["num_classes"]), {})[row["head"]] = row
+    found = load(name)
+    several = len({row["batch_size"] for row in found}) > 1
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in found:
+        size = f"d={row['in_features']}, K={row['num_classes']}"
+        size = f"B={row['batch_size']:,}, {size}" if several else size
+        cells.setdefault(size, {})[row["head"]] = row
     rows = []
-    for (width, classes), by_head in cells.items():
-        line = [f"d={width}, K={classes}"]
+    for size, by_head in cells.items():
+        line = [size]
         line += [f"{by_head[b]['ratio_to_linear']['median']:.2f}" for b in ("identity", "hadamard", "haar")]
         line += [f"{by_head[b]['stored_bytes'] / 1024:,.1f}" for b in ("linear", "hadamard", "haar")]
         rows.append(line)
@@ -35,8 +47,12 @@ def frame_logits(name: str) -> str:
     return table(header, rows)
 
 
+_MODELS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
+
 _SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
     "linear_adamw",
+    "linear_compiled",
+    "linear_autocast",
     "linear_ce",
     "frozen_dense",
     "class_mean",
@@ -49,6 +65,7 @@ _SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
     "simplex_identity_fused_fixed_scale",
     "union_fused",
     "union_antipodal_fused",
+    "union_fused_compiled",
     "floor",
     "traffic_floor",
 )
@@ -66,7 +83,8 @@ def head_step(name: str) -> str:
         cells = [size if size != last else "", f"`{row['side']}`"]
         last = size
         if "not_run" in row:
-            rows.append([*cells, "not run", "", f"more than {row['held_bytes'] / 1e6:,.0f}"])
+            held = f"more than {row['held_bytes'] / 1e6:,.0f}" if "held_bytes" in row else ""
+            rows.append([*cells, "not run", "", held])
             continue
         cells.append(rounded(1e3 * row["seconds"]["median"]))
         cells.append(f"{rounded(row['speedup']['median'])}x" if "speedup" in row else "")
@@ -77,18 +95,27 @@ def head_step(name: str) -> str:
 
 def collapse_cost(name: str) -> str:
     """An update of the metric over the forward pass that makes its features; memory and time when large."""
-    rows = []
+    rows, passes, forward = [], [], ""
     for row in load(name):
-        if row["measured"] == "update" and row["side"] != "resnet18_forward":
+        if row["measured"] == "update" and row["side"].endswith("_forward"):
+            size = row.get("img_size", 32)
+            forward = f"{_MODELS[row['side'].removesuffix('_forward')]} forward pass ({size} x {size})"
+            passes.append(forward)
+        elif row["measured"] == "update":
             size = f"B={row['batch_size']}, d={row['in_features']}, K={row['num_classes']}"
             share = middle(row["ratio_to_forward"], 3)
-            rows.append([f"`{row['side']}`, {size}", f"{1e3 * row['seconds']['median']:.1f} ms", share, ""])
+            rows.append(
+                [f"`{row['side']}`, {size}", f"{1e3 * row['seconds']['median']:.1f} ms", share, "", forward]
+            )
         elif row["measured"] == "large":
             size = f"d={row['in_features']:,}, K={row['num_classes']:,}"
-            states = f"{row['state_bytes'] / 1e6:.0f} MB"
-            rows.append([f"update, {size}", f"{1e3 * row['update_seconds']['median']:.0f} ms", "", states])
-            rows.append([f"result, {size}", f"{row['compute_seconds']:.0f} s", "", ""])
-    return table(["", "time", "over a ResNet-18 forward pass (32 x 32)", "states"], rows)
+            states, result = f"{row['state_bytes'] / 1e6:.0f} MB", row["compute_seconds"]
+            took = row["update_seconds"]["median"]
+            rows.append([f"update, {size}", f"{1e3 * took:.{0 if took >= 0.01 else 1}f} ms", "", states, ""])
+            rows.append([f"result, {size}", f"{result:.{0 if result >= 10 else 1}f} s", "", "", ""])
+    if len(passes) == 1:
+        return table(["", "time", f"over a {forward}", "states"], [row[:-1] for row in rows])
+    return table(["", "time", "over the forward pass", "states", "forward pass"], rows)
 
 
 def collapse_digits(name: str) -> str:
@@ -104,12 +131,45 @@ def collapse_digits(name: str) -> str:
 
 def label_losses(name: str) -> str:
     """What losses cost beside cross-entropy, the cheapest first."""
+    found = load(name)
+    sizes = list(
+        dict.fromkeys((row["batch_size"], row["num_classes"]) for row in found if "batch_size" in row)
+    )
+    if len(sizes) > 1:
+        return _losses_by_size(found, sizes)
     rows = []
-    for row in sorted(load(name), key=lambda row: row["ratio_to_cross_entropy"]["median"]):
+    for row in sorted(found, key=lambda row: row["ratio_to_cross_entropy"]["median"]):
         ratio = middle(row["ratio_to_cross_entropy"], 2)
         memory = "a row for each sample too" if row["group"] == "stateful" else ""
         rows.append([f"`{row['loss']}`", ratio, f"{row['ratio_of_fastest']:.2f}", memory])
     return table(["loss", "time over cross-entropy, median [quartiles]", "fastest over fastest", ""], rows)
+
+
+def _losses_by_size(found: list[dict[str, Any]], sizes: list[tuple[int, int]]) -> str:
+    """Time over cross-entropy at every size, the cheapest at the largest first."""
+    by_loss: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
+    for row in found:
+        by_loss.setdefault(row["loss"], {})[row["batch_size"], row["num_classes"]] = row
+
+    def largest(of: dict[tuple[int, int], dict[str, Any]]) -> float:
+        return of[max(of)]["ratio_to_cross_entropy"]["median"]
+
+    rows = []
+    for loss, of in sorted(by_loss.items(), key=lambda item: largest(item[1])):
+        cells = [middle(of[size]["ratio_to_cross_entropy"], 2) if size in of else "" for size in sizes]
+        stateful = next(iter(of.values()))["group"] == "stateful"
+        rows.append([f"`{loss}`", *cells, "a row for each sample too" if stateful else ""])
+    return table(["loss", *(f"B={B:,}, K={K:,}" for B, K in sizes), ""], rows)
+
+
+def multilabel_step(name: str) -> str:
+    """Whole multi-label training step of each side over binary cross-entropy on a learnable layer."""
+    rows = []
+    for row in load(name):
+        model = f"`{row['model']}`, K={row['num_labels']}"
+        took = f"{1e3 * row['seconds']['median']:.1f}"
+        rows.append([model, f"`{row['side']}`", took, middle(row["ratio_to_bce"], 3)])
+    return table(["model", "side", "ms", "step time over `learnable_bce`, median [quartiles]"], rows)
 
 
 def loss_columns(name: str, present: str) -> str:
@@ -120,11 +180,15 @@ def loss_columns(name: str, present: str) -> str:
 
 
 WRITERS = {
-    "train_step_cpu": train_step,
-    "frame_logits_cpu": frame_logits,
-    "head_step_cpu": head_step,
-    "head_step_cuda": head_step,
-    "noise_losses_cpu": label_losses,
+    f"{name}_{device}": view
+    for name, view in {
+        "train_step": train_step,
+        "frame_logits": frame_logits,
+        "head_step": head_step,
+        "noise_losses": label_losses,
+        "multilabel_step": multilabel_step,
+    }.items()
+    for device in ("cpu", "cuda")
 }
 VIEWS = {"cost": collapse_cost, "digits": collapse_digits}
 COLUMNS = {"loss_columns": loss_columns}

@@ -59,7 +59,7 @@ def target_statistics(targets: Any) -> TargetStatistics:
     if isinstance(targets, TargetStatistics):
         return _checked(targets)
     try:
-        values = torch.as_tensor(targets).detach().to("cpu")
+        values = torch.as_tensor(targets, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"targets: expected numbers of shape (M, n), got {type(targets).__name__}"

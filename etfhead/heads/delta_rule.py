@@ -10,6 +10,7 @@ from torch import distributed as dist
 
 from etfhead.heads.base import Neck, unit_features
 from etfhead.heads.batch_sums import countable, is_shared
+from etfhead.heads.frame_head import whole
 from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["DeltaRuleConvHead", "DeltaRuleHead", "delta_update"]
@@ -131,7 +132,7 @@ class DeltaRuleHead(UnitVectorHead):
     def _follow(self, features: Tensor, target: Tensor, logits: Tensor | None) -> None:
         keep = countable(features, target)
         features, target = features[keep], target[keep]
-        scaled = self.scale.detach().to(features) * features
+        scaled = whole(self.scale.detach()).to(features) * features
         rows = _classes_at_once(features)
         if logits is None:
             parts = [(scaled @ part.to(scaled).T).logsumexp(1) for part in self.weight.split(rows)]

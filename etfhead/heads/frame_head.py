@@ -9,7 +9,7 @@ from etfhead.frames import Frame
 from etfhead.frames.streaming import streamed_topk
 from etfhead.heads.base import FeatureHead
 
-__all__ = ["FrameHead", "checked_flag"]
+__all__ = ["FrameHead", "checked_flag", "whole"]
 
 
 class FrameHead(FeatureHead):
@@ -55,7 +55,7 @@ class FrameHead(FeatureHead):
 
     def _top(self, features: Tensor, k: int) -> torch.return_types.topk:
         scale, factors = self.logit_factors()
-        return streamed_topk(scale * features, self.frame, factors, k)
+        return streamed_topk(whole(scale) * features, self.frame, factors, k)
 
 
 def checked_flag(argument: str, value: bool) -> bool:
@@ -63,3 +63,9 @@ def checked_flag(argument: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{argument}={value!r}: expected True or False")
     return value
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The parameter, gathered where FSDP2 has sharded it: every process must ask."""
+    gather = getattr(parameter, "full_tensor", None)
+    return parameter if gather is None else gather()

@@ -89,7 +89,8 @@ def _run(
     with torch.autocast(x.device.type, enabled=False):
         order = stored_order(frame, factors, x.device)
         if order is not None:
-            target = order[target]
+            known = (target >= 0) & (target < frame.num_classes)  # no other index, which stops a GPU for good
+            target = torch.where(known, order[torch.where(known, target, 0)], -1)
             weight, adjustment = (
                 None if v is None else torch.empty_like(v).scatter_(0, order, v) for v in (weight, adjustment)
             )

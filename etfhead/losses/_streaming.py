@@ -116,7 +116,8 @@ def stream(
             others = (others if shrink is None else others.mul_(shrink[:, None])).add_(found)
         if stop < classes and len(rows := with_target[number]):
             chosen = narrow.new_zeros(len(rows), stop - start)
-            chosen.scatter_(1, (target[rows] - start)[:, None], 1.0)
+            # The first block holds negative targets too: no class, and an index that stops a GPU for good.
+            chosen.scatter_(1, (target[rows] - start).clamp_(min=0)[:, None], 1.0)
             targets[rows] = products.adjoint(chosen, start, stop).to(x.dtype)
     loss = push * (sums.top + sums.total.log()) - pull * sums.target_logit
     if others is None:

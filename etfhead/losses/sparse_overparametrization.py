@@ -121,8 +121,8 @@ class SparseOverparametrizationLoss(SampleLoss):
         self.lr_u, self.lr_v, self.std = lr_u, lr_v, std
         generator = torch.Generator().manual_seed(seed)
         for name, shape in (("u", (num_samples,)), ("v", (num_samples, num_classes))):
-            start = std * torch.randn(shape, generator=generator, dtype=torch.float64)
-            self.register_buffer(name, start.float())
+            start = std * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+            self.register_buffer(name, start.to(self.touched.device, torch.float32))
         nothing = torch.zeros(1, 2)
         sparse_overparametrization(nothing, nothing[:, 0].long(), nothing[:, 0], nothing, reduction=reduction)
 

@@ -143,6 +143,7 @@ class FrameDistance(WideMetric):
         features, labels = checked_batch(features, labels, self.num_classes, self._width() or None)
         if not self._width():
             self.class_sums = self._no_sums(features.shape[1], features.device)
+            self.counts = self.counts.to(features.device)
         # Not in place: reset() in inference mode leaves tensors that cannot be changed outside of it.
         self.counts = self.counts + torch.bincount(labels, minlength=self.num_classes)
         self.class_sums.index_add_(0, labels, features)

@@ -39,7 +39,8 @@ def multilabel_scores(
     (0.9167, 1.0)
     """
     metric = MultiLabelScores(_width(target), class_counts=class_counts, thresholds=thresholds)
-    metric.to(target.device).update(probabilities, predictions, target)
+    device = probabilities.device if isinstance(probabilities, Tensor) else target.device
+    metric.to(device).update(probabilities, predictions, target)
     return metric.compute()
 
 

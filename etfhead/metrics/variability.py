@@ -96,7 +96,7 @@ def class_distance_variance(centred: Tensor, variances: Tensor) -> Tensor:
         both = squares[rows, None] + squares
         distances = (both - 2.0 * centred[rows] @ centred.T).clamp_(min=0.0)
         near = distances < _CLOSE * both
-        near[torch.arange(len(distances)), torch.arange(start, start + len(distances))] = False
+        near.diagonal(start).fill_(False)
         first, second = near.nonzero(as_tuple=True)
         for part in range(0, len(first), _ROWS):
             pair = first[part : part + _ROWS], second[part : part + _ROWS]

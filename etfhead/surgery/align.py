@@ -240,7 +240,7 @@ def _put(head: nn.Module, frame: Frame, start: _Start) -> None:
 
 def _put_linear(layer: Any, vectors: Tensor, start: _Start) -> None:
     """Rows of one length, so that logits have a standard deviation of 1; a bias that centres them."""
-    length, offset = torch.ones((), dtype=torch.float64), torch.zeros(len(vectors), dtype=torch.float64)
+    length, offset = vectors.new_ones(()), vectors.new_zeros(len(vectors))
     if start.some is not None and start.mean is not None:
         deviation = ((start.some - start.mean).cpu().double() @ vectors.T).std()
         if is_shared():  # every process kept other samples
