@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 _LINES = {  # side: name, colour, dash
     "linear_adamw": ("learnable: nn.Linear, AdamW", BASELINE_COLOUR, "-"),
-    "linear_autocast": ("learnable: float32 weight under autocast, AdamW", BASELINE_COLOUR, "-."),
+    "linear_autocast": ("the same, weight in float32 under autocast", BASELINE_COLOUR, (0, (5, 2))),
     "linear_ce": ("learnable: F.linear_cross_entropy, AdamW", BASELINE_COLOUR, "--"),
     "frozen_dense": ("frozen dense weight", COLOURS[4], "-"),
     "class_mean": ("class means, fused loss", COLOURS[3], "-"),
@@ -42,7 +42,9 @@ def figure(rows: Sequence[Row], title: str) -> Figure:
     _panel(memory, rows, _megabytes)
     memory.set_ylabel("peak memory of the step beyond the features (MB)")
     handles, names = time.get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    drawn.legend(
+        handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9, handlelength=3.4
+    )
     drawn.suptitle(title, fontsize=10)
     return drawn
 
@@ -57,7 +59,7 @@ def _panel(axis: Axes, rows: Sequence[Row], value: Callable[[Row], float | None]
         found = [(row["num_classes"], value(row)) for row in rows if row["side"] == side]
         points = [(classes, number) for classes, number in found if number is not None]
         if points:
-            marker = "" if side.endswith("floor") else "o"
+            marker = "" if side.endswith("floor") else "D" if side == "linear_autocast" else "o"
             axis.plot(
                 *zip(*points, strict=True), color=colour, linestyle=dash, marker=marker, ms=4, label=name
             )
@@ -65,6 +67,7 @@ def _panel(axis: Axes, rows: Sequence[Row], value: Callable[[Row], float | None]
     axis.set_yscale("log")
     axis.set_xticks(sorted({row["num_classes"] for row in rows}))
     axis.xaxis.set_major_formatter(lambda classes, _: f"{classes:,.0f}")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.minorticks_off()
     axis.set_xlabel("number of classes K")
     tidy(axis)

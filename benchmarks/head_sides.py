@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from etfhead.frames import UnionFrame
 from etfhead.heads import ClassMeanHead, ETFHead, FollowingHead
 from etfhead.heads.delta_rule import DeltaRuleHead
-from etfhead.losses import FrameCrossEntropyLoss, _streaming
+from etfhead.losses import FrameCrossEntropyLoss, _gpu_streaming
 
 __all__ = [
     "LEARNABLE",
@@ -166,11 +166,11 @@ def _union_compiled(given: Inputs) -> Step:
     step = _union(given, antipodal=False, fused=True)
 
     def run() -> None:
-        before, _streaming.FUSE_ON_CUDA = _streaming.FUSE_ON_CUDA, True
+        before, _gpu_streaming.COMPILE = _gpu_streaming.COMPILE, True
         try:
             step()
         finally:
-            _streaming.FUSE_ON_CUDA = before
+            _gpu_streaming.COMPILE = before
 
     return run
 

@@ -423,6 +423,7 @@ def test_noise_losses_of_two_sizes_share_a_table(tmp_path, monkeypatch):
         return {
             "loss": loss,
             "group": group,
+            "seconds": {"median": batch * 1e-6},
             "ratio_to_cross_entropy": quarter,
             "ratio_of_fastest": 1.0,
         } | size
@@ -430,11 +431,12 @@ def test_noise_losses_of_two_sizes_share_a_table(tmp_path, monkeypatch):
     rows = [row("slow", 64, 2.0), row("quick", 64, 3.0), row("slow", 2048, 4.0), row("quick", 2048, 1.5)]
     _write(tmp_path, "noise_losses_cuda", [*rows, row("kept", 64, 9.0, "stateful")])
     lines = readme.written("noise_losses_cuda").splitlines()
-    assert lines[0] == "| loss | B=64, K=1,000 | B=2,048, K=1,000 |  |"
+    head = "| loss | B=64, K=1,000: ms | over cross-entropy | B=2,048, K=1,000: ms | over cross-entropy |  |"
+    assert lines[0] == head
     assert lines[2:] == [
-        "| `quick` | 3.00 [2.90, 3.20] | 1.50 [1.40, 1.70] |  |",
-        "| `slow` | 2.00 [1.90, 2.20] | 4.00 [3.90, 4.20] |  |",
-        "| `kept` | 9.00 [8.90, 9.20] |  | a row for each sample too |",
+        "| `quick` | 0.06 | 3.00 [2.90, 3.20] | 2.05 | 1.50 [1.40, 1.70] |  |",
+        "| `slow` | 0.06 | 2.00 [1.90, 2.20] | 2.05 | 4.00 [3.90, 4.20] |  |",
+        "| `kept` | 0.06 | 9.00 [8.90, 9.20] |  |  | a row for each sample too |",
     ]
 
 
@@ -447,15 +449,23 @@ def test_tables_of_a_gpu(tmp_path, monkeypatch):
         {**step, "head": arm, "peak_bytes": count, "seconds": {"median": 0.05}} for arm, count in arms.items()
     ]
     _write(tmp_path, "train_step_cuda", rows)
-    header, _, line = readme.written("train_step_cuda").splitlines()
-    assert header.endswith("| ms | peak MB beside learnable |")
-    assert line == "| `resnet50`, d=2048, K=21841 | `union` | 0.500 [0.250, 0.750] | 50.0 | -500 |"
+    header, sides, *lines = readme.written("train_step_cuda").splitlines()
+    assert header.endswith("| ms | peak MB |")
+    assert sides == "| --- | --- | ---: | ---: | ---: |"
+    assert lines == [
+        "| `resnet50`, d=2,048, K=21,841 | `learnable` |  | 50.0 | 9,000 |",
+        "|  | `union` | 0.500 [0.250, 0.750] | 50.0 | 8,500 |",
+    ]
 
     head = {"in_features": 512, "num_classes": 10, "ratio_to_linear": half, "stored_bytes": 1024}
     heads = ("linear", "identity", "hadamard", "haar")
-    rows = [{**head, "head": name, "batch_size": batch} for batch in (256, 16_384) for name in heads]
+    rows = [
+        {**head, "head": name, "batch_size": batch, "seconds": {"median": 0.003}}
+        for batch in (256, 16_384)
+        for name in heads
+    ]
     _write(tmp_path, "frame_logits_cuda", rows)
-    assert "| B=16,384, d=512, K=10 | 0.50 |" in readme.written("frame_logits_cuda")
+    assert "| B=16,384, d=512, K=10 | 3.00 | 0.50 |" in readme.written("frame_logits_cuda")
 
     size = {"batch_size": 4, "in_features": 8, "num_classes": 16, "dtype": "bfloat16", "group": "sizes"}
     _write(tmp_path, "head_step_cuda", [{**size, "side": "union_fused", "not_run": "OutOfMemoryError"}])
@@ -471,14 +481,17 @@ def test_tables_of_a_gpu(tmp_path, monkeypatch):
     rows.append({**large, "update_seconds": {"median": 0.0042}, "compute_seconds": 3.21})
     _write(tmp_path, "collapse_cuda", rows)
     lines = readme.written("collapse_cuda@cost").splitlines()[2:]
-    assert lines[1].endswith("| 2.0 ms | 0.500 [0.250, 0.750] |  | ResNet-50 forward pass (224 x 224) |")
-    assert lines[2] == "| update, d=2,048, K=10,000 | 4.2 ms |  | 198 MB |  |"
-    assert lines[3] == "| result, d=2,048, K=10,000 | 3.2 s |  |  |  |"
+    assert lines[1].endswith("| ResNet-50, 224 x 224, 2.0 ms | 2.0 ms | 0.500 [0.250, 0.750] |  |")
+    assert lines[2] == "| update, d=2,048, K=10,000 |  | 4.2 ms |  | 198 MB |"
+    assert lines[3] == "| result, d=2,048, K=10,000 |  | 3.2 s |  |  |"
 
     row = {"model": "resnet50", "num_labels": 80, "side": "etf_pal", "seconds": {"median": 0.04}}
-    _write(tmp_path, "multilabel_step_cuda", [{**row, "ratio_to_bce": half}])
-    line = readme.written("multilabel_step_cuda").splitlines()[2]
-    assert line == "| `resnet50`, K=80 | `etf_pal` | 40.0 | 0.500 [0.250, 0.750] |"
+    rows = [{**row, "side": side, "ratio_to_bce": half} for side in ("learnable_bce", "etf_pal")]
+    _write(tmp_path, "multilabel_step_cuda", rows)
+    assert readme.written("multilabel_step_cuda").splitlines()[2:] == [
+        "| `resnet50`, K=80 | `learnable_bce` | 40.0 |  |",
+        "|  | `etf_pal` | 40.0 | 0.500 [0.250, 0.750] |",
+    ]
 
 
 def _arm(head, neck, loss, *values):

@@ -18,9 +18,9 @@ def load(name: str) -> Any:
     return json.loads((common.RESULTS / f"{name}.json").read_text())["results"]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, the first column to the left, as is a last one without a title, and numbers to the right."""
-    sides = ["---", *("---:" if title else "---" for title in header[1:])]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """Markdown: names, the first columns, to the left, a last one without a title too; numbers right."""
+    sides = ["---"] * names + ["---:" if title else "---" for title in header[names:]]
     lines = [header, sides, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -28,7 +28,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown(shown: Table, names: int = 1) -> str:
     """A report's table, the names of arms in its first columns as code."""
     rows = [[*(re.sub(r"^(\S+)", r"`\1`", cell) for cell in row[:names]), *row[names:]] for row in shown.rows]
-    return table(list(shown.header), rows)
+    return table(list(shown.header), rows, names)
 
 
 def spread(figure: Mapping[str, Any] | None, digits: int) -> str:

@@ -116,6 +116,7 @@ WRITERS = {
     **dict.fromkeys(
         (
             "quickstart",
+            "cifar10_gpu",
             "fashion_mnist",
             "head_options",
             "fine_tune",

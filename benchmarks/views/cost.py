@@ -11,25 +11,26 @@ from benchmarks.views.cells import load, middle, rounded, table
 
 
 def train_step(name: str) -> str:
-    """Whole training step of each fixed head over the learnable one."""
-    rows, stock = [], {}
+    """Whole training step of each fixed head over the learnable one; its memory where that was measured."""
+    rows, last = [], ""
     for row in load(name):
-        model = f"`{row['model']}`, d={row['in_features']}, K={row['num_classes']}"
-        if row["head"] == "learnable":
-            stock = row
-            continue
-        cells = [model, f"`{row['head']}`", middle(row["ratio_to_learnable"], 3)]
+        model = f"`{row['model']}`, d={row['in_features']:,}, K={row['num_classes']:,}"
+        over = middle(row["ratio_to_learnable"], 3)
         if "peak_bytes" in row:
-            cells.append(f"{1e3 * row['seconds']['median']:.1f}")
-            cells.append(f"{(row['peak_bytes'] - stock['peak_bytes']) / 1e6:+,.0f}")
-        rows.append(cells)
-    header = ["model", "basis", "step time over learnable, median [quartiles]"]
-    more = ["ms", "peak MB beside learnable"] if len(rows[0]) > len(header) else []
-    return table([*header, *more], rows)
+            ratio = "" if row["head"] == "learnable" else over
+            took, peak = f"{1e3 * row['seconds']['median']:.1f}", f"{row['peak_bytes'] / 1e6:,.0f}"
+            rows.append([model if model != last else "", f"`{row['head']}`", ratio, took, peak])
+        elif row["head"] != "learnable":
+            rows.append([model if model != last else "", f"`{row['head']}`", over])
+        else:
+            continue
+        last = model
+    header = ["model", "head", "step time over learnable, median [quartiles]", "ms", "peak MB"]
+    return table(header[: len(rows[0])], rows, names=2)
 
 
 def frame_logits(name: str) -> str:
-    """The head alone: time over nn.Linear, and bytes."""
+    """The head alone: time over nn.Linear, and bytes; where batches differ, nn.Linear's own time too."""
     found = load(name)
     several = len({row["batch_size"] for row in found}) > 1
     cells: dict[str, dict[str, dict[str, Any]]] = {}
@@ -40,11 +41,12 @@ def frame_logits(name: str) -> str:
     rows = []
     for size, by_head in cells.items():
         line = [size]
+        line += [f"{1e3 * by_head['linear']['seconds']['median']:.2f}"] if several else []
         line += [f"{by_head[b]['ratio_to_linear']['median']:.2f}" for b in ("identity", "hadamard", "haar")]
         line += [f"{by_head[b]['stored_bytes'] / 1024:,.1f}" for b in ("linear", "hadamard", "haar")]
         rows.append(line)
-    header = ["size", "identity", "hadamard", "haar", "linear KiB", "hadamard KiB", "haar KiB"]
-    return table(header, rows)
+    header = ["size", *(["linear ms"] if several else []), "identity", "hadamard", "haar"]
+    return table([*header, "linear KiB", "hadamard KiB", "haar KiB"], rows)
 
 
 _MODELS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
@@ -63,6 +65,8 @@ _SHOWN = (  # of the sides of benchmarks.head_step; the result file has them all
     "simplex_identity",
     "simplex_identity_fused",
     "simplex_identity_fused_fixed_scale",
+    "union",
+    "union_antipodal",
     "union_fused",
     "union_antipodal_fused",
     "union_fused_compiled",
@@ -90,7 +94,7 @@ def head_step(name: str) -> str:
         cells.append(f"{rounded(row['speedup']['median'])}x" if "speedup" in row else "")
         cells.append(rounded(row["peak_bytes"] / 1e6) if "peak_bytes" in row else "")
         rows.append(cells)
-    return table(["size", "head", "ms", "times as fast as `linear_adamw`", "peak MB"], rows)
+    return table(["size", "head", "ms", "times as fast as `linear_adamw`", "peak MB"], rows, names=2)
 
 
 def collapse_cost(name: str) -> str:
@@ -99,23 +103,24 @@ def collapse_cost(name: str) -> str:
     for row in load(name):
         if row["measured"] == "update" and row["side"].endswith("_forward"):
             size = row.get("img_size", 32)
-            forward = f"{_MODELS[row['side'].removesuffix('_forward')]} forward pass ({size} x {size})"
-            passes.append(forward)
+            model = _MODELS[row["side"].removesuffix("_forward")]
+            passes.append(f"{model} forward pass ({size} x {size})")
+            forward = f"{model}, {size} x {size}, {1e3 * row['seconds']['median']:.1f} ms"
         elif row["measured"] == "update":
             size = f"B={row['batch_size']}, d={row['in_features']}, K={row['num_classes']}"
             share = middle(row["ratio_to_forward"], 3)
-            rows.append(
-                [f"`{row['side']}`, {size}", f"{1e3 * row['seconds']['median']:.1f} ms", share, "", forward]
-            )
+            took = f"{1e3 * row['seconds']['median']:.1f} ms"
+            rows.append([f"`{row['side']}`, {size}", forward, took, share, ""])
         elif row["measured"] == "large":
             size = f"d={row['in_features']:,}, K={row['num_classes']:,}"
             states, result = f"{row['state_bytes'] / 1e6:.0f} MB", row["compute_seconds"]
             took = row["update_seconds"]["median"]
-            rows.append([f"update, {size}", f"{1e3 * took:.{0 if took >= 0.01 else 1}f} ms", "", states, ""])
-            rows.append([f"result, {size}", f"{result:.{0 if result >= 10 else 1}f} s", "", "", ""])
+            shown = f"{1e3 * took:.{0 if took >= 0.01 else 1}f} ms"
+            rows.append([f"update, {size}", "", shown, "", states])
+            rows.append([f"result, {size}", "", f"{result:.{0 if result >= 10 else 1}f} s", "", ""])
     if len(passes) == 1:
-        return table(["", "time", f"over a {forward}", "states"], [row[:-1] for row in rows])
-    return table(["", "time", "over the forward pass", "states", "forward pass"], rows)
+        return table(["", "time", f"over a {passes[0]}", "states"], [[row[0], *row[2:]] for row in rows])
+    return table(["", "beside the forward pass of", "time", "over it", "states"], rows, names=2)
 
 
 def collapse_digits(name: str) -> str:
@@ -146,7 +151,7 @@ def label_losses(name: str) -> str:
 
 
 def _losses_by_size(found: list[dict[str, Any]], sizes: list[tuple[int, int]]) -> str:
-    """Time over cross-entropy at every size, the cheapest at the largest first."""
+    """Time, and time over cross-entropy, at every size, the cheapest at the largest first."""
     by_loss: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
     for row in found:
         by_loss.setdefault(row["loss"], {})[row["batch_size"], row["num_classes"]] = row
@@ -156,20 +161,29 @@ def _losses_by_size(found: list[dict[str, Any]], sizes: list[tuple[int, int]]) -
 
     rows = []
     for loss, of in sorted(by_loss.items(), key=lambda item: largest(item[1])):
-        cells = [middle(of[size]["ratio_to_cross_entropy"], 2) if size in of else "" for size in sizes]
+        cells = []
+        for size in sizes:
+            ratio = of[size]["ratio_to_cross_entropy"] if size in of else None
+            took = rounded(1e3 * of[size]["seconds"]["median"]) if size in of else ""
+            cells += [took, "" if ratio is None else middle(ratio, 2)]
         stateful = next(iter(of.values()))["group"] == "stateful"
         rows.append([f"`{loss}`", *cells, "a row for each sample too" if stateful else ""])
-    return table(["loss", *(f"B={B:,}, K={K:,}" for B, K in sizes), ""], rows)
+    header = [title for B, K in sizes for title in (f"B={B:,}, K={K:,}: ms", "over cross-entropy")]
+    return table(["loss", *header, ""], rows)
 
 
 def multilabel_step(name: str) -> str:
     """Whole multi-label training step of each side over binary cross-entropy on a learnable layer."""
-    rows = []
+    rows, last = [], ""
     for row in load(name):
-        model = f"`{row['model']}`, K={row['num_labels']}"
+        model = f"`{row['model']}`, K={row['num_labels']:,}"
         took = f"{1e3 * row['seconds']['median']:.1f}"
-        rows.append([model, f"`{row['side']}`", took, middle(row["ratio_to_bce"], 3)])
-    return table(["model", "side", "ms", "step time over `learnable_bce`, median [quartiles]"], rows)
+        first = row["side"] == "learnable_bce"
+        ratio = "" if first else middle(row["ratio_to_bce"], 3)
+        rows.append([model if model != last else "", f"`{row['side']}`", took, ratio])
+        last = model
+    header = ["model", "side", "ms", "step time over `learnable_bce`, median [quartiles]"]
+    return table(header, rows, names=2)
 
 
 def loss_columns(name: str, present: str) -> str:

@@ -1,8 +1,9 @@
 """Where class vectors point: pure geometry, torch only, no modules."""
 
 from etfhead.frames.assigned import AssignedFrame
-from etfhead.frames.base import Coherence, Frame
+from etfhead.frames.base import Frame
 from etfhead.frames.code import CodeFrame
+from etfhead.frames.coherence import Coherence
 from etfhead.frames.fitted import ClassMeansFrame, OrientedSimplexFrame
 from etfhead.frames.imbalanced_ce import ImbalancedCEFrame
 from etfhead.frames.orthogonal import OrthogonalFrame

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, Frame
+from etfhead.frames.base import Frame
+from etfhead.frames.coherence import Coherence
 
 __all__ = ["AssignedFrame"]
 
@@ -129,6 +130,23 @@ class AssignedFrame(Frame):
         if not self.structured:
             return super().block_adjoint(coefficients, factors, start, stop)
         return self.base.block_adjoint(coefficients, factors, start, stop)
+
+    @property
+    def writes_blocks(self) -> bool:
+        """Whether the base frame does."""
+        return self.base.writes_blocks if self.structured else True
+
+    def written_block(self, factors: dict[str, Tensor], start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """The base frame's vectors start..stop - 1, (stop - start, d)."""
+        if not self.structured:
+            return super().written_block(factors, start, stop, dtype)
+        return self.base.written_block(factors, start, stop, dtype)
+
+    def stored_vectors(self, index: Tensor, factors: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """The base frame's vectors at ``index`` (N,), (N, d)."""
+        if not self.structured:
+            return super().stored_vectors(index, factors, dtype)
+        return self.base.stored_vectors(index, factors, dtype)
 
     def leave(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
         """Transpose of :meth:`enter`: (..., d) to (..., d)."""

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import weakref
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["DENSE_BELOW", "Coherence", "Frame", "checked_seed", "checked_size", "welch_bound"]
+from etfhead.frames.coherence import Coherence, measured_coherence
+
+__all__ = ["DENSE_BELOW", "Frame", "checked_seed", "checked_size"]
 
 # Up to this many numbers in M, one dense product beats the several small ones of a fast basis
 # (benchmarks/frame_logits), and 256 KiB of it are no burden. Part of the checkpoint format: a dense head
 # stores its matrix, a structured one does not.
 DENSE_BELOW = 2**16
 
-_GRAM_ROWS = 1024  # rows of the Gram matrix held at once: 8 MB per 1,000 classes
 _LARGEST_MATRIX = 2**31  # numbers a structured frame agrees to write out: 17 GB in float64
 
 # A compiled graph holds tensors and numbers but no objects: it finds its frame here, by id().
 frames_by_id: weakref.WeakValueDictionary[int, Frame] = weakref.WeakValueDictionary()
-
-
-class Coherence(NamedTuple):
-    """How close the closest two class vectors are.
-
-    Attributes:
-        max_cosine: Largest signed cosine between two different class vectors; what a classifier feels.
-        max_abs_cosine: Largest absolute cosine, the coherence of coding theory.
-        welch: Welch's lower bound on ``max_abs_cosine``, sqrt((K - d) / (d (K - 1))), 0 for K <= d.
-    """
-
-    max_cosine: float
-    max_abs_cosine: float
-    welch: float
-
-
-def welch_bound(num_classes: int, in_features: int) -> float:
-    """Least possible coherence of K unit vectors in R^d, sqrt((K - d) / (d (K - 1))), 0 for K <= d.
-
-    Welch, "Lower bounds on the maximum cross correlation of signals", IEEE Trans. Inf. Theory 20, 1974.
-
-    >>> welch_bound(4, 3)  # the tetrahedron attains it
-    0.3333333333333333
-    """
-    K, d = num_classes, in_features
-    return math.sqrt(max(0.0, (K - d) / (d * (K - 1))))
 
 
 def checked_size(argument: str, value: Any, least: int) -> int:
@@ -164,6 +138,23 @@ class Frame(ABC):
         """Transpose of :meth:`block_logits`: coefficients (..., stop - start) to (..., d)."""
         return torch.matmul(coefficients, factors["weight"][start:stop])
 
+    @property
+    def writes_blocks(self) -> bool:
+        """Whether :meth:`written_block` costs little more than to write what it returns."""
+        return not self.structured
+
+    def written_block(self, factors: dict[str, Tensor], start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """The stored vectors start..stop - 1 themselves, (stop - start, d), where :attr:`writes_blocks`."""
+        return factors["weight"][start:stop].to(dtype)
+
+    def stored_vectors(self, index: Tensor, factors: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """The stored vectors at ``index`` (N,), as entered features meet them: (N, d)."""
+        if not self.structured:
+            return factors["weight"][index].to(dtype)
+        chosen = torch.zeros(len(index), self.num_classes, dtype=dtype, device=index.device)
+        cast = {name: f.to(dtype) if f.is_floating_point() else f for name, f in factors.items()}
+        return self.block_adjoint(chosen.scatter_(1, index[:, None], 1.0), cast, 0, self.num_classes)
+
     def leave(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
         """Transpose of :meth:`enter`: (..., d) to (..., d)."""
         return x
@@ -201,20 +192,8 @@ class Frame(ABC):
     def coherence(self) -> Coherence:
         """Largest cosine between two class vectors, with the Welch bound beside it; measured once."""
         if self._measured is None:
-            self._measured = self._measure_coherence()
+            self._measured = measured_coherence(self.matrix())
         return self._measured
-
-    def _measure_coherence(self) -> Coherence:
-        unit = torch.nn.functional.normalize(self.matrix(), dim=1)
-        signed, absolute = -math.inf, 0.0
-        for start in range(0, self.num_classes, _GRAM_ROWS):
-            gram = unit[start : start + _GRAM_ROWS] @ unit.T
-            rows = torch.arange(len(gram), device="cpu")
-            gram[rows, rows + start] = -math.inf
-            signed = max(signed, gram.max().item())
-            gram[rows, rows + start] = 0.0
-            absolute = max(absolute, gram.abs().max().item())
-        return Coherence(signed, absolute, welch_bound(self.num_classes, self.in_features))
 
     def _refuse_large_matrix(self) -> None:
         if (numbers := self.num_classes * self.in_features) > _LARGEST_MATRIX:

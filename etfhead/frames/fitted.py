@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, Frame, welch_bound
+from etfhead.frames.base import Frame
+from etfhead.frames.coherence import Coherence, welch_bound
 
 __all__ = ["ClassMeansFrame", "OrientedSimplexFrame"]
 

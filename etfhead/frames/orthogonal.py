@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, welch_bound
+from etfhead.frames.coherence import Coherence, welch_bound
 from etfhead.frames.counted import CountedFrame, geometric_decay
 from etfhead.frames.imbalanced import of_sum_zero_part
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, welch_bound
 from etfhead.frames.basis_frame import BasisFrame
+from etfhead.frames.coherence import Coherence, welch_bound
 
 __all__ = ["OrthoplexFrame"]
 

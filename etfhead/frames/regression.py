@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, Frame, checked_seed
+from etfhead.frames.base import Frame, checked_seed
 from etfhead.frames.basis import make_basis
 from etfhead.frames.imbalanced import check_decays
 from etfhead.frames.ufm import checked_covariance, spectral_map, ufm_gram
@@ -132,7 +132,3 @@ class RegressionFrame(Frame):
             "basis": self.basis,
             "seed": self.seed,
         }
-
-    def _measure_coherence(self) -> Coherence:
-        # One vector has no neighbour.
-        return super()._measure_coherence() if self.num_classes > 1 else Coherence(0.0, 0.0, 0.0)

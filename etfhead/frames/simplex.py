@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import Coherence, welch_bound
 from etfhead.frames.basis_frame import BasisFrame
+from etfhead.frames.coherence import Coherence, welch_bound
 from etfhead.frames.orthogonal_factors import helmert_matrix
 
 __all__ = ["SimplexFrame"]

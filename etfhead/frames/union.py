@@ -8,15 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etfhead.frames.base import DENSE_BELOW, Coherence, Frame, checked_seed, welch_bound
-from etfhead.frames.distinct_signs import distinct_signs, random_signs
-from etfhead.frames.orthogonal_factors import orthogonal_factor
-from etfhead.frames.sign_sets import (
-    quadratic_capacity,
-    quadratic_coherence,
-    quadratic_signs,
-    random_coherence,
-)
+from etfhead.frames.base import DENSE_BELOW, Frame, checked_seed
+from etfhead.frames.coherence import Coherence, welch_bound
+from etfhead.frames.sign_sets import quadratic_capacity, quadratic_coherence, random_coherence
+from etfhead.frames.union_factors import kronecker_factors, sign_vectors
 
 __all__ = ["SIGNS", "UnionFrame"]
 
@@ -113,31 +108,17 @@ class UnionFrame(Frame):
         return self._block if self.structured else 1
 
     def _kronecker(self) -> tuple[Tensor, Tensor]:
-        """T as two factors, each the most balanced; for quadratic signs Sylvester's up to an odd part."""
-
-        def factor(order: int) -> Tensor:
-            if self.signs == "random":
-                return orthogonal_factor(order)
-            power = order & -order  # orthogonal_factor doubles powers of two as Sylvester did
-            return torch.kron(orthogonal_factor(order // power), orthogonal_factor(power))
-
-        return factor(self._left), factor(self.in_features // self._left)
+        return kronecker_factors(self.in_features, self._left, sylvester=self.signs == "quadratic")
 
     def _sign_vectors(self) -> tuple[Tensor, Tensor]:
-        """D, (d,) and s_b as rows, (blocks, d), int8."""
-        d, generator = self.in_features, torch.Generator("cpu").manual_seed(self.seed)
-        flip = random_signs(1, d, generator)[0]
-        if self.signs == "random":
-            factors = self._kronecker()
-            return flip, distinct_signs(*factors, self._blocks, antipodal=self.antipodal, generator=generator)
-        # T's index is (odd part, bits) of the left factor, then of the right one; forms see the bits alone.
-        left, right = self._left, d // self._left
-        bits = (left & -left, right & -right)
-        signs = quadratic_signs(self._order, self._blocks).view(-1, 1, bits[0], 1, bits[1])
-        signs = signs.expand(-1, left // bits[0], -1, right // bits[1], -1).reshape(-1, d)
-        # Forms and Hadamard rows begin with +1: without a sign a basis, which keeps all cosines' sizes,
-        # that feature would be the same in every class vector, where cross-entropy could not see it.
-        return flip, signs * random_signs(self._blocks, 1, generator)
+        return sign_vectors(
+            self.in_features,
+            self._left,
+            self._blocks,
+            quadratic=self.signs == "quadratic",
+            antipodal=self.antipodal,
+            seed=self.seed,
+        )
 
     def matrix(self) -> Tensor:
         """Class vectors as rows: (K, d), float64, unit norm."""
@@ -178,7 +159,7 @@ class UnionFrame(Frame):
         if not self.structured:
             return super().block_logits(x, factors, start, stop)
         self._check_block(start, stop)
-        left, right = factors["left"], factors["right"]
+        left, right = _transform(factors, like=x)
         signs = factors["signs"][start // self._block : -(-stop // self._block)]
         grid = (x.unsqueeze(-2) * signs).unflatten(-1, (len(left), len(right)))
         grid = torch.nn.functional.linear(grid, right)
@@ -195,7 +176,7 @@ class UnionFrame(Frame):
         if not self.structured:
             return super().block_adjoint(coefficients, factors, start, stop)
         self._check_block(start, stop)
-        left, right = factors["left"], factors["right"]
+        left, right = _transform(factors, like=coefficients)
         signs = factors["signs"][start // self._block : -(-stop // self._block)]
         if missing := len(signs) * self._block - (stop - start):
             coefficients = torch.nn.functional.pad(coefficients, (0, missing))
@@ -214,6 +195,33 @@ class UnionFrame(Frame):
         for basis in range(1, len(signs)):
             total = torch.addcmul(total, grid[..., basis, :], signs[basis])
         return total
+
+    @property
+    def writes_blocks(self) -> bool:
+        """True: a block is one matrix times the signs of each basis."""
+        return True
+
+    def written_block(self, factors: dict[str, Tensor], start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """The vectors start..stop - 1 as entered features meet them, (stop - start, d)."""
+        if not self.structured:
+            return super().written_block(factors, start, stop, dtype)
+        self._check_block(start, stop)
+        basis = torch.kron(factors["left"], factors["right"]).to(dtype)
+        if self.antipodal:
+            basis = torch.cat([basis, -basis])
+        signs = factors["signs"][start // self._block : -(-stop // self._block)].to(dtype)
+        return (basis * signs[:, None]).flatten(0, 1)[: stop - start]
+
+    def stored_vectors(self, index: Tensor, factors: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """The vectors at ``index`` (N,) as entered features meet them, (N, d)."""
+        if not self.structured:
+            return super().stored_vectors(index, factors, dtype)
+        left, right = factors["left"].to(dtype), factors["right"].to(dtype)
+        place = index % self._block
+        row = place % self.in_features
+        vectors = (left[row // len(right), :, None] * right[row % len(right), None]).flatten(1)
+        vectors = vectors * factors["signs"][index // self._block].to(dtype)
+        return torch.where(place[:, None] < self.in_features, vectors, -vectors)
 
     def leave(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
         """D x, (..., d)."""
@@ -248,3 +256,12 @@ class UnionFrame(Frame):
             "antipodal": self.antipodal,
             "seed": self.seed,
         }
+
+
+def _transform(factors: dict[str, Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """T as two factors; as one in half precision on a GPU, which goes through memory once less for it."""
+    left, right = factors["left"], factors["right"]
+    half = like.dtype.itemsize < 4 or torch.is_autocast_enabled(like.device.type)
+    if like.device.type == "cpu" or not half or len(left) == 1:
+        return left, right
+    return left.new_ones(1, 1), torch.kron(left, right)

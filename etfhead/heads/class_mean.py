@@ -14,6 +14,7 @@ from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["ClassMeanConvHead", "ClassMeanHead"]
 
+_ROWS = 4096  # class vectors that start at once
 # On a CPU: class vectors that stay in the cache while they are moved to a new origin.
 _CACHED = 2**17
 _TINY = 1e-12  # shortest length to divide by, as in torch.nn.functional.normalize
@@ -111,13 +112,22 @@ class ClassMeanHead(UnitVectorHead):
     def _start(self) -> None:
         self.length.fill_(1.0)
         self.origin.zero_()
-        if self.centre:
-            # On the CPU: the same origin on every device, and mps has no float64.
-            self._recentre(self.centre * self.weight.cpu().mean(0, dtype=torch.float64).to(self.origin))
+        if not self.centre:
+            return
+        # In float64 on the CPU: the same on every device.
+        total = torch.zeros(self.in_features, dtype=torch.float64, device="cpu")
+        for vectors in self.weight.split(_ROWS):
+            total += vectors.cpu().sum(0, dtype=torch.float64)
+        self.origin.copy_(total * (self.centre / self.num_classes))
+        origin = self.origin.cpu().double()
+        for vectors, length in zip(self.weight.split(_ROWS), self.length.split(_ROWS), strict=True):
+            moved = vectors.cpu().double() - origin
+            length.copy_(torch.linalg.vector_norm(moved, dim=1))
+            vectors.copy_(unit_features(moved))
 
     def running_means(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Running means m of some classes, (..., d)."""
-        return self.length[rows, None] * self.weight[rows] + self.origin
+        return torch.addcmul(self.origin, self.length[rows][..., None], self.weight[rows])
 
     def _wants_logits(self) -> bool:
         return bool(self.repel) and not self.fused
@@ -130,9 +140,17 @@ class ClassMeanHead(UnitVectorHead):
         sums = batch_sums(features, target, self.num_classes, rivals)
         before = self.running_means(sums.rows).to(features)
         after = class_mean_update(before, sums, momentum=self.momentum, repel=self.repel)
-        if self.centre:
-            moved = (after - before).sum(0) * (self.centre / self.num_classes)
-            self._recentre(self.origin + moved.to(self.origin))
+        if not self.centre:
+            self._write(sums.rows, after - self.origin, only=sums.touched())
+            return
+        moved = after - before
+        if sums.first is not None:
+            moved.mul_(sums.first[:, None])
+        origin = self.origin + (moved.sum(0) * (self.centre / self.num_classes)).to(self.origin)
+        if isinstance(sums.rows, slice):  # all are written anew
+            self.origin.copy_(origin)
+        else:
+            self._recentre(origin)
         self._write(sums.rows, after - self.origin)
 
     def _recentre(self, origin: Tensor) -> None:
@@ -142,16 +160,22 @@ class ClassMeanHead(UnitVectorHead):
         count = max(1, _CACHED // self.in_features) if on_cpu else self.num_classes
         for vectors, length in zip(self.weight.split(count), self.length.split(count), strict=True):
             wide = vectors if vectors.element_size() >= 4 else vectors.float()
-            wide.mul_(length[:, None]).add_(shift)
+            torch.addcmul(shift.to(wide), length[:, None].to(wide), wide, out=wide)
             new = torch.linalg.vector_norm(wide, dim=1)
             length.copy_(new)
-            vectors.copy_(wide.div_(new.clamp(min=_TINY)[:, None]))
+            vectors.copy_(wide.div_(new.clamp_(min=_TINY)[:, None]))
         self.origin.copy_(origin)
 
-    def _write(self, rows: Tensor | slice, vectors: Tensor) -> None:
-        length = vectors.norm(dim=1)
-        self.length[rows] = length.to(self.length)
-        self.weight[rows] = unit_features(vectors).to(self.weight)
+    def _write(self, rows: Tensor | slice, vectors: Tensor, only: Tensor | None = None) -> None:
+        """Write running means as seen from the origin; where ``only`` (u,) is False, the old ones stay."""
+        length = torch.linalg.vector_norm(vectors, dim=1)
+        unit = vectors.div_(length.clamp(min=_TINY)[:, None]).to(self.weight)
+        length = length.to(self.length)
+        if only is not None:
+            unit = torch.where(only[:, None], unit, self.weight[rows])
+            length = torch.where(only, length, self.length[rows])
+        self.length[rows] = length
+        self.weight[rows] = unit
 
     def extra_repr(self) -> str:
         """Sizes, scale and options for ``print(model)``."""

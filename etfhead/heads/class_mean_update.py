@@ -25,16 +25,18 @@ def class_mean_update(means: Tensor, sums: BatchSums, *, momentum: float, repel:
         repel: rho >= 0.
 
     Returns:
-        Tensor: The new running means, (u, d).
+        Tensor: The new running means, (u, d); rows of weight 0 keep every bit.
 
     >>> from etfhead.heads.batch_sums import batch_sums
-    >>> sums = batch_sums(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]), 3)
-    >>> class_mean_update(torch.zeros(1, 2), sums, momentum=0.8)
-    tensor([[0.1000, 0.1000]])
+    >>> sums = batch_sums(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]), 2)
+    >>> class_mean_update(torch.zeros(2, 2), sums, momentum=0.8)
+    tensor([[0.1000, 0.1000],
+            [0.0000, 0.0000]])
     """
     tiny = torch.finfo(means.dtype).tiny
-    pull = sums.pull / sums.pull_weight.clamp(min=tiny)[:, None] - means
-    step = sums.pull_weight.clamp(max=1.0)[:, None] * pull
-    if repel:
-        step = step - repel * sums.push / sums.push_weight.clamp(min=1.0)[:, None]
-    return means + (1.0 - momentum) * step
+    share = (1.0 - momentum) * sums.pull_weight.clamp(max=1.0)
+    moved = means.lerp(sums.pull / sums.pull_weight.clamp(min=tiny)[:, None], share[:, None])
+    if repel and sums.push is not None and sums.push_weight is not None:
+        count = sums.push_weight.clamp(min=1.0)[:, None]
+        moved = moved.addcdiv_(sums.push, count, value=-(1.0 - momentum) * repel)
+    return moved

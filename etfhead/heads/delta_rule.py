@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from etfhead.heads.base import Neck, unit_features
+from etfhead.heads.base import Neck
 from etfhead.heads.batch_sums import countable, is_shared
 from etfhead.heads.frame_head import whole
 from etfhead.heads.unit_vectors import UnitVectorHead
 
 __all__ = ["DeltaRuleConvHead", "DeltaRuleHead", "delta_update"]
 
-_NUMBERS = 2**22  # errors held at once: 16 MB
+_TINY = 1e-12  # shortest length to divide by, as in torch.nn.functional.normalize
+_NUMBERS = 2**24  # errors of a block: 64 MB, so that a GPU's kernels take longer than their launches
 _CACHED = 2**18  # on a CPU: a block of class vectors that stays in the cache from one operation to the next
 
 
-def delta_update(vectors: Tensor, features: Tensor, errors: Tensor, *, rate: float) -> Tensor:
+def delta_update(
+    vectors: Tensor, features: Tensor, errors: Tensor, *, rate: float, out: Tensor | None = None
+) -> Tensor:
     r"""Move unit class vectors toward the features they missed and away from those they wrongly claimed.
 
     .. math:: w_k \leftarrow \operatorname{unit}\Bigl(w_k + \eta \sum_i (t_{ik} - p_{ik})\,x_i\Bigr)
@@ -32,6 +35,7 @@ def delta_update(vectors: Tensor, features: Tensor, errors: Tensor, *, rate: flo
         features: x, (B, d), unit rows.
         errors: t - p, (B, K).
         rate: eta, how far one wholly wrong sample moves its class vector.
+        out: Where the new vectors go, which may be ``vectors``; by default a tensor of their own.
 
     Returns:
         Tensor: The new unit vectors, (K, d).
@@ -41,7 +45,7 @@ def delta_update(vectors: Tensor, features: Tensor, errors: Tensor, *, rate: flo
     tensor([[0.8944, 0.4472],
             [0.0000, 1.0000]])
     """
-    return unit_features(torch.addmm(vectors, errors.T, features, alpha=rate))
+    return _to_unit(torch.addmm(vectors, errors.T, features, alpha=rate, out=out))
 
 
 class DeltaRuleHead(UnitVectorHead):
@@ -130,38 +134,48 @@ class DeltaRuleHead(UnitVectorHead):
         return not self.fused
 
     def _follow(self, features: Tensor, target: Tensor, logits: Tensor | None) -> None:
-        keep = countable(features, target)
-        features, target = features[keep], target[keep]
-        scaled = whole(self.scale.detach()).to(features) * features
-        rows = _classes_at_once(features)
+        drop = ~countable(features, target)[:, None]
+        features = features.masked_fill(drop, 0.0)
+        rows = _classes_at_once(features, self.num_classes, stored=logits is not None)
         if logits is None:
+            scaled = whole(self.scale.detach()).to(features) * features
             parts = [(scaled @ part.to(scaled).T).logsumexp(1) for part in self.weight.split(rows)]
-            normaliser = torch.stack(parts).logsumexp(0)
+            normaliser = torch.stack(parts).logsumexp(0)[:, None]
         else:
-            logits = logits[keep].to(features)
-            normaliser = logits.logsumexp(1)
+            probabilities = logits.to(features).softmax(1)
+        if target.ndim == 1:
+            # Looked up, so that a GPU refuses what is no class; negative ones are dropped.
+            target = torch.arange(self.num_classes, device=target.device)[target.clamp(min=0)]
         for first in range(0, self.num_classes, rows):
             part = self.weight[first : first + rows]
             here = slice(first, first + len(part))
-            z = scaled @ part.to(scaled).T if logits is None else logits[:, here]
-            errors = self._targets(target, here, features) - (z - normaliser[:, None]).exp()
-            self._move(part, features, errors)
+            if logits is None:
+                excess = (scaled @ part.to(scaled).T).sub_(normaliser).exp_()
+            else:
+                excess = probabilities[:, here]
+            self._subtract_targets(excess, target, here)
+            self._move(part, features, excess.masked_fill_(drop, 0.0))
 
-    def _targets(self, target: Tensor, here: slice, like: Tensor) -> Tensor:
-        """Columns of the targets, as the loss has them: soft as given, or one-hot with smoothing."""
+    def _subtract_targets(self, excess: Tensor, target: Tensor, here: slice) -> None:
+        """Subtract columns of the targets, as the loss has them: soft as given, or one-hot with smoothing."""
         if target.ndim == 2:
-            return target[:, here].to(like)
-        classes = torch.arange(here.start, here.stop, device=target.device)
-        smooth = self.label_smoothing
-        return (target[:, None] == classes).to(like) * (1.0 - smooth) + smooth / self.num_classes
+            excess -= target[:, here]
+            return
+        own = (target - here.start)[:, None]
+        column = own.clamp(0, excess.shape[1] - 1)
+        excess.scatter_add_(1, column, (own == column).to(excess) * (self.label_smoothing - 1.0))
+        if self.label_smoothing:
+            excess -= self.label_smoothing / self.num_classes
 
-    def _move(self, part: Tensor, features: Tensor, errors: Tensor) -> None:
+    def _move(self, part: Tensor, features: Tensor, excess: Tensor) -> None:
+        moved = part.to(features)  # the part itself where it has that type
         if is_shared():
-            total = errors.T @ features
+            total = excess.T @ features
             dist.all_reduce(total)
-            part.copy_(unit_features(part.to(total) + self.rate * total))
+            _to_unit(moved.sub_(total, alpha=self.rate))
         else:
-            part.copy_(delta_update(part.to(features), features, errors, rate=self.rate))
+            delta_update(moved, features, excess, rate=-self.rate, out=moved)
+        part.copy_(moved)
 
     def extra_repr(self) -> str:
         """Sizes, scale and rate for ``print(model)``."""
@@ -177,13 +191,21 @@ class DeltaRuleConvHead(DeltaRuleHead):
     channel_dim = 1
 
 
-def _classes_at_once(features: Tensor) -> int:
+def _to_unit(rows: Tensor) -> Tensor:
+    """Divide rows by their L2 norms, in place."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=wide).clamp_(min=_TINY))
+
+
+def _classes_at_once(features: Tensor, num_classes: int, *, stored: bool) -> int:
     """How many classes a block has; the same on every process, whose shares of a batch may differ."""
     samples = len(features)
     if is_shared():
-        most = torch.tensor(samples, device=features.device)
+        most = torch.full((), samples, device=features.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         samples = int(most)
     elif features.device.type == "cpu":
         return max(1, _CACHED // max(1, samples, features.shape[1]))
+    elif stored:  # errors of all classes are held: nothing is saved by blocks
+        return num_classes
     return max(1, _NUMBERS // max(1, samples))

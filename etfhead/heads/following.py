@@ -50,7 +50,9 @@ class FollowingHead(FeatureHead):
             target: Classes (B,), negative ones left out; or soft targets (B, K), as mixup makes them.
 
         Raises:
-            ValueError: If there was no training forward since the last update, or targets do not fit it.
+            ValueError: If there was no training forward since the last update, or targets do not fit it. A
+                class from K up is named where targets are on the CPU; on a GPU it stops the kernel, as in
+                torch's cross-entropy.
         """
         if self._kept is None:
             raise ValueError(
@@ -103,6 +105,7 @@ def _checked_target(target: Tensor, samples: int, num_classes: int) -> Tensor:
             f"target: expected {samples} classes, or weights of shape ({samples}, {num_classes}), for the "
             f"features of the last forward; got {target.dtype} of shape {tuple(target.shape)}"
         )
-    if len(target) and int(target.max()) >= num_classes:
+    # A GPU checks by itself when the class is looked up; asking it here would mean to wait.
+    if target.device.type == "cpu" and len(target) and int(target.max()) >= num_classes:
         raise ValueError(f"target: expected classes below {num_classes}, got {int(target.max())}")
     return target.long()

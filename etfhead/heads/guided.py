@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ class GuidedETFHead(FollowingHead, ETFHead):
 
     class_means: Tensor
     updates: Tensor
+    _counted: tuple[Tensor, int, int] | None = None  # the buffer ``updates``, its version, its number
 
     # An average of turned simplices (EMA) is no simplex; loading takes the nearest one.
     _load_tolerance = 0.5
@@ -148,12 +149,24 @@ class GuidedETFHead(FollowingHead, ETFHead):
         self.class_means[sums.rows] = class_mean_update(before, sums, momentum=self.momentum).to(
             self.class_means
         )
-        self.updates += 1
-        step = int(self.updates)
+        step = self._count()
         if step % self.every == 0 and (self.until is None or step <= self.until):
             vectors = orient_simplex(self.class_means)
             self.frame = OrientedSimplexFrame(self.num_classes, self.in_features, vectors=vectors)
             self._restore_frame()
+
+    def _count(self) -> int:
+        """Count an update. A GPU is asked for the number only where it may be another, and before a turn."""
+        counted, version, step = self._counted or (None, 0, 0)
+        known = counted is self.updates and version == self.updates._version
+        if not known or (step + 1) % self.every == 0:
+            step = int(self.updates)
+        self.updates += 1
+        self._counted = (self.updates, self.updates._version, step + 1)
+        return step + 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_counted": None}
 
     def extra_repr(self) -> str:
         """Frame, scale and schedule for ``print(model)``."""

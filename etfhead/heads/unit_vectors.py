@@ -83,7 +83,8 @@ class UnitVectorHead(FollowingHead, FrameHead):
             return
         generator = torch.Generator("cpu").manual_seed(self.seed)
         for block in self.weight.split(_ROWS):
-            block.copy_(unit_features(torch.randn(block.shape, generator=generator, device="cpu")))
+            drawn = torch.randn(block.shape, generator=generator, device="cpu")
+            block.copy_(unit_features(drawn.double()))
         self._start()
         self.scale.fill_(self._initial_scale)
         if self.neck is not None:
@@ -101,7 +102,8 @@ class UnitVectorHead(FollowingHead, FrameHead):
                 f"vectors: expected finite numbers of shape {tuple(self.weight.shape)}, got "
                 f"{tuple(vectors.shape)}"
             )
-        self.weight.copy_(unit_features(vectors))
+        for block, given in zip(self.weight.split(_ROWS), vectors.split(_ROWS), strict=True):
+            block.copy_(unit_features(given.cpu().double()))
         self._start()
 
     def class_vectors(self) -> Tensor:

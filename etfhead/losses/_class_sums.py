@@ -49,7 +49,10 @@ class _ClassSums(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, target: Tensor | None, terms: tuple[Term, ...], keep: bool) -> tuple[Any, ...]:
         of_p = any(term.of_p for term in terms)
-        if of_p:
+        if of_p and x.is_cuda:
+            log_p = torch.log_softmax(x, 1)
+            p = log_p.exp()
+        elif of_p:
             # On a CPU, log-probabilities from probabilities take a third of the time of the reverse.
             p = torch.softmax(x, 1)
             largest, log_sum = x.amax(1, keepdim=True), p.amax(1, keepdim=True).log_().neg_()
@@ -63,8 +66,8 @@ class _ClassSums(torch.autograd.Function):
                     total.sub_((largest + log_sum)[:, 0], alpha=x.shape[1])
         own = []
         if target is not None:
-            label = x.gather(1, target[:, None])
-            own = [(label - largest - log_sum if of_p else label)[:, 0]]
+            label = log_p.gather(1, target[:, None])
+            own = [(label - largest - log_sum if of_p and log_p is x else label)[:, 0]]
         shared = (p if of_p else None, log_p if of_p and any(term.recalls_log_p for term in terms) else None)
         return *own, *(sums for sums, _ in pairs), *(kept for _, kept in pairs), *shared
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from etfhead.frames import Frame
 from etfhead.frames.base import frames_by_id
-from etfhead.frames.streaming import BlockProducts, block_grid, inverse, stored_order
+from etfhead.frames.streaming import BlockProducts, block_grid, block_products, inverse, stored_order
+from etfhead.losses._gpu_streaming import stream_by_softmax
 from etfhead.losses._streaming import is_bounded, stream, weighted_sum
 
 __all__ = ["Once", "check_classes", "streamed_cross_entropy"]
@@ -98,16 +100,16 @@ def _run(
         if spread is not None:
             weight = x.new_ones(frame.num_classes) if weight is None else weight
             push = pull + spread * weight.sum()
-        products = BlockProducts(frame, factors, torch.bfloat16 if half else x.dtype)
+        products = block_products(frame, factors, torch.bfloat16 if half else x.dtype)
         bounded = is_bounded(x, frame, adjustment, method, bound)
+        one_pass = functools.partial(stream, bounded=bounded) if x.device.type == "cpu" else stream_by_softmax
         rows, block = block_grid(frame, len(x), x.device, block)
         parts = [
-            stream(
+            one_pass(
                 products,
                 *samples,
                 adjustment=adjustment,
                 block=block,
-                bounded=bounded,
                 with_gradient=with_gradient,
                 with_prediction=with_prediction,
             )
@@ -170,7 +172,7 @@ class _Streamed(torch.autograd.Function):
         return (Once.apply(grad_loss, *ctx.saved_tensors), *[None] * 13)
 
 
-# The pass reads numbers of a GPU back (where targets are, how large logits get): no CUDA graph may hold it.
+# ``method="bounded"`` reads a number of a GPU back: no CUDA graph may hold that.
 @torch.library.custom_op(
     "etfhead::streamed_cross_entropy", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
 )

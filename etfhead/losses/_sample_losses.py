@@ -33,6 +33,7 @@ def sample_losses(
     normalize: bool = False,
     method: Method = "auto",
     block: int | None = None,
+    product_dtype: torch.dtype | None = None,
     with_prediction: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of each sample, its weight in the mean, and its predicted class; all of the target's shape.
@@ -46,6 +47,7 @@ def sample_losses(
         factors = {name: factor.to(features.device) for name, factor in frame.factors().items()}
     _check_fixed(frame, factors, {"weight": weight, "logit_adjustment": logit_adjustment})
     dtype = torch.promote_types(features.dtype, torch.float32)
+    half = _half_products(features, product_dtype)
     with torch.autocast(features.device.type, enabled=False):
         x, bound = features.reshape(-1, frame.in_features).to(dtype), math.inf
         if normalize:
@@ -62,7 +64,7 @@ def sample_losses(
         pull = (1.0 - label_smoothing) * shares
         spread = smoothing * counted.to(dtype) if smoothing else None
         adjustment = None if logit_adjustment is None else logit_adjustment.to(dtype)
-        if method == "auto" and block is None and _has_one_block(x, frame):
+        if method == "auto" and block is None and not half and _has_one_block(x, frame):
             check_classes(classes, frame.num_classes)
             products, gain = frame.shifted_logits(x, {name: factor.to(x) for name, factor in factors.items()})
             factor = gain * torch.as_tensor(scale, dtype=dtype, device=x.device)
@@ -87,7 +89,7 @@ def sample_losses(
             factors,
             weight if smoothing else None,
             adjustment,
-            features.is_cuda and features.dtype == torch.bfloat16,
+            half,
             method,
             bound,
             block,
@@ -98,10 +100,23 @@ def sample_losses(
     return losses.view(target.shape), shares.view(target.shape), prediction.view(target.shape)
 
 
+def _half_products(features: Tensor, asked: torch.dtype | None) -> bool:
+    """Whether products are in bfloat16: as asked for, or where a linear layer's would be on a GPU."""
+    if asked not in (None, torch.bfloat16, torch.float32):
+        raise ValueError(
+            f"product_dtype={asked}: expected torch.bfloat16, torch.float32 (float64 features keep theirs), "
+            "or None for that of a linear layer"
+        )
+    if asked is not None or not features.is_cuda:
+        return asked == torch.bfloat16
+    autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    return features.dtype == torch.bfloat16 or (autocast and features.dtype != torch.float64)
+
+
 def _has_one_block(x: Tensor, frame: Frame) -> bool:
     """Whether all classes are one block anyway, as a structured simplex has them, and nothing is compiled.
 
-    On a GPU the short way has not been measured.
+    On a GPU the pass over blocks is as short.
     """
     whole = frame.structured and frame.free_of_data and frame.block_size >= frame.num_classes
     return whole and len(x) > 0 and not x.is_cuda and not torch.compiler.is_compiling()

@@ -1,10 +1,9 @@
-"""The pass over blocks of classes behind the frame cross-entropy, in plain tensors."""
+"""The pass over blocks of classes behind the frame cross-entropy, each block in the cache of a CPU."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,6 @@ __all__ = ["LARGEST_LOGIT", "is_bounded", "stream", "weighted_sum"]
 # exp(64) = 6e27: float32's 3e38 leaves room for sums over ten million classes and for their products, and
 # exp(-64) is a normal number.
 LARGEST_LOGIT = 64.0
-
-# Compile the elementwise step on CUDA. Off until it has been measured there.
-FUSE_ON_CUDA = False
 
 
 class _Sums(NamedTuple):
@@ -79,13 +75,11 @@ def stream(
     Returns:
         tuple[Tensor, Tensor, Tensor]: (B,), (B, d) or empty, and (B,), without meaning if not asked for.
     """
-    if x.device.type == "cpu":
-        _keep_freed_memory()
+    _keep_freed_memory()
     classes = products.frame.num_classes
-    step = _fused_step() if FUSE_ON_CUDA and x.is_cuda else _step
     lowest = x.new_full((len(x),), 0.0 if bounded else torch.finfo(x.dtype).min)
     zero = torch.zeros_like(lowest)
-    # A target that is no class leaves NaN: a GPU does not stop for it.
+    # A target that is no class leaves NaN.
     sums = _Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))
     narrow = x.to(products.dtype)
     # In the last block the whole denominator is known: its targets ride on its product.
@@ -96,7 +90,7 @@ def stream(
     with_target = _samples_by_block(target, block, classes) if in_part else ()
     for number, start in enumerate(range(0, classes, block)):
         stop = min(start + block, classes)
-        e, shrink, sums = step(
+        e, shrink, sums = _step(
             products.logits(narrow, start, stop),
             None if adjustment is None else adjustment[start:stop],
             target,
@@ -116,7 +110,7 @@ def stream(
             others = (others if shrink is None else others.mul_(shrink[:, None])).add_(found)
         if stop < classes and len(rows := with_target[number]):
             chosen = narrow.new_zeros(len(rows), stop - start)
-            # The first block holds negative targets too: no class, and an index that stops a GPU for good.
+            # The first block holds negative targets too, which are no class.
             chosen.scatter_(1, (target[rows] - start).clamp_(min=0)[:, None], 1.0)
             targets[rows] = products.adjoint(chosen, start, stop).to(x.dtype)
     loss = push * (sums.top + sums.total.log()) - pull * sums.target_logit
@@ -183,17 +177,9 @@ def _keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
-@functools.cache
-def _fused_step() -> Callable[..., tuple[Tensor, Tensor | None, _Sums]]:
-    return torch.compile(_step, dynamic=True)
-
-
 def _improve(z: Tensor, start: int, best: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
     """The largest logits so far and their classes."""
-    if z.is_cuda:
-        high, where = z.max(1)
-        return torch.maximum(best, high), torch.where(high > best, where + start, prediction)
-    # On a CPU the index of a maximum costs five times the maximum; few samples improve in a late block.
+    # The index of a maximum costs five times the maximum; few samples improve in a late block.
     high = z.amax(1)
     better = (high > best).nonzero()[:, 0]
     prediction[better] = z[better].max(1).indices + start
@@ -201,10 +187,9 @@ def _improve(z: Tensor, start: int, best: Tensor, prediction: Tensor) -> tuple[T
 
 
 def _samples_by_block(target: Tensor, block: int, classes: int) -> tuple[Tensor, ...]:
-    """Which samples have their target in each block; a GPU is waited for once."""
-    edges = torch.arange(block, classes, block, device=target.device)
+    """Which samples have their target in each block."""
     ordered, samples = target.sort()
-    return samples.tensor_split(torch.searchsorted(ordered, edges).cpu())
+    return samples.tensor_split(torch.searchsorted(ordered, torch.arange(block, classes, block)))
 
 
 def weighted_sum(products: BlockProducts, weight: Tensor, block: int) -> Tensor:
@@ -217,7 +202,7 @@ def weighted_sum(products: BlockProducts, weight: Tensor, block: int) -> Tensor:
 
 
 def is_bounded(x: Tensor, frame: Frame, adjustment: Tensor | None, method: str, bound: float) -> bool:
-    """Whether exponentials of the logits are safe as they are; ``"auto"`` does not wait for a GPU to know.
+    """Whether exponentials of the logits are safe as they are; a GPU's pass gains nothing by it.
 
     Args:
         x: Entered features (B, d).
@@ -226,9 +211,8 @@ def is_bounded(x: Tensor, frame: Frame, adjustment: Tensor | None, method: str, 
         method: ``"bounded"``, ``"online"`` or ``"auto"``.
         bound: What no inner product exceeds, or infinity if that is not known.
     """
-    waits = x.is_cuda and (bound == math.inf or adjustment is not None)
     # Beside a dense product the maxima cannot be seen.
-    if method == "online" or (method == "auto" and (waits or not frame.structured)):
+    if method == "online" or (method == "auto" and (x.device.type != "cpu" or not frame.structured)):
         return False
     if bound == math.inf and len(x):
         bound = x.norm(dim=1).max().item() * frame.max_norm

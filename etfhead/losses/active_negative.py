@@ -89,7 +89,8 @@ def _negative(
     losses = alpha * of_label(active, log_p, target, own) / total
     losses = losses + beta * (1.0 - of_label(negative, log_p, target, own) / gaps)
     if entropy:
-        mean = torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
+        # The mean of no samples is NaN, as that of their losses.
+        mean = torch.logsumexp(log_p, dim=0) - (math.log(len(log_p)) if len(log_p) else math.nan)
         losses = losses + entropy * (math.log(log_p.shape[1]) + (mean.exp() * mean).sum())
     return losses
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etfhead.losses._complement import complement
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate
-from etfhead.losses._tempered import power, tail_power, tempered_factors
+from etfhead.losses._tempered import power, snapped, tail_power, tempered_factors
 
 __all__ = ["BiTemperedLoss", "bi_tempered", "tempered_log_softmax"]
 
@@ -98,18 +99,19 @@ class _LabelLosses(torch.autograd.Function):
         n, column = tail_power(t2), target[:, None]
         inverse = tempered_factors(logits, n).reciprocal_()
         log_p = n * inverse.gather(1, column).log()
-        p = power(inverse, n)
-        bent = None if t1 == 1.0 else power(inverse, n * (1.0 - t1))  # p^(1 - t1)
-        powers = torch.ones_like(log_p) if bent is None else (p * bent).sum(1, keepdim=True)
+        escort = power(inverse, n + 1.0)  # p^t2
+        total = escort.sum(1, keepdim=True)
+        own = torch.exp((t2 - t1) * log_p)
+        if t1 == 1.0:
+            powers, slope = torch.ones_like(total), escort.mul_(own / total)
+        else:
+            exponent = snapped(n * (1.0 - t1))
+            bent = inverse if exponent == 1.0 else power(inverse, exponent)  # p^(1 - t1)
+            product = escort * bent
+            pulls = product.sum(1, keepdim=True)
+            powers = total if exponent == 1.0 else product.div_(inverse).sum(1, keepdim=True)
+            slope = bent.sub_((pulls - own) / total).mul_(escort)
         if logits.requires_grad:
-            own = torch.exp((t2 - t1) * log_p)
-            escort = p.mul_(inverse)
-            total = escort.sum(1, keepdim=True)
-            if bent is None:
-                slope = escort.mul_(own / total)
-            else:
-                pulls = torch.mul(escort, bent, out=inverse).sum(1, keepdim=True)
-                slope = bent.sub_((pulls - own) / total).mul_(escort)
             ctx.save_for_backward(slope.scatter_add_(1, column, -own))
         return ((powers - 1.0) / (2.0 - t1) - _log_of_exp(log_p, t1))[:, 0]
 
@@ -144,7 +146,7 @@ def _check_tail(t: float) -> None:
 
 def _log_of_exp(x: Tensor, t: float) -> Tensor:
     """Tempered logarithm of exp(x)."""
-    return x if t == 1.0 else torch.expm1((1.0 - t) * x) / (1.0 - t)
+    return x if t == 1.0 else complement((1.0 - t) * x) / (t - 1.0)
 
 
 class BiTemperedLoss(LabelLoss):

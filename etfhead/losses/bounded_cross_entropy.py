@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from etfhead.losses._complement import complement
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate, expected
 
 __all__ = [
@@ -106,7 +107,7 @@ def _taylor(log_p: Tensor, target: Tensor, *, order: int) -> Tensor:
         raise ValueError(f"order={order!r}: expected an integer of at least 1")
 
     def of_class(x: Tensor) -> Tensor:
-        rest = -torch.expm1(x)
+        rest = complement(x)
         total = rest / order
         for j in range(order - 1, 0, -1):
             total = rest * (total + 1.0 / j)
@@ -127,7 +128,7 @@ def _huberized(log_p: Tensor, target: Tensor, *, tau: float) -> Tensor:
 def _poly(log_p: Tensor, target: Tensor, *, epsilon: float) -> Tensor:
     if not -1.0 <= epsilon < math.inf:
         raise ValueError(f"epsilon={epsilon!r}: expected a number of at least -1")
-    return expected(lambda x: -x - epsilon * torch.expm1(x), log_p, target)
+    return expected(lambda x: epsilon * complement(x) - x, log_p, target)
 
 
 class TaylorCrossEntropyLoss(LabelLoss):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etfhead.losses._label_loss import Reduction, check_not_negative, evaluate, expected
-from etfhead.losses._sample_state import SampleLoss
+from etfhead.losses._sample_state import SampleLoss, times_drawn
 
 __all__ = ["EarlyLearningRegularizationLoss", "early_learning_regularization"]
 
@@ -43,15 +43,18 @@ def early_learning_regularization(
     if memory.shape != logits.shape:
         raise ValueError(f"memory: expected shape {tuple(logits.shape)}, got {tuple(memory.shape)}")
     check_not_negative(strength=strength)
-    return evaluate(lambda x, y: _per_sample(x, y, memory, strength), logits, target, reduction)
+    return evaluate(
+        lambda x, y: _per_sample(x, _clamped(x), y, memory.detach(), strength), logits, target, reduction
+    )
 
 
 def _clamped(log_p: Tensor) -> Tensor:
-    return log_p.exp().clamp(_CLAMP, 1.0 - _CLAMP)
+    # In place of clamp, whose derivative is slow on a CPU.
+    return nn.functional.hardtanh(log_p.exp(), _CLAMP, 1.0 - _CLAMP)
 
 
-def _per_sample(log_p: Tensor, target: Tensor, memory: Tensor, strength: float) -> Tensor:
-    agreement = (_clamped(log_p) * memory.detach().to(log_p)).sum(1)
+def _per_sample(log_p: Tensor, p: Tensor, target: Tensor, memory: Tensor, strength: float) -> Tensor:
+    agreement = (p * memory.to(p)).sum(1)
     return expected(torch.neg, log_p, target) + strength * torch.log1p(-agreement)
 
 
@@ -108,9 +111,14 @@ class EarlyLearningRegularizationLoss(SampleLoss):
             nothing, nothing[:, 0].long(), nothing, strength=strength, reduction=reduction
         )
 
-    def _losses(self, log_p: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    def _losses(self, x: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+        p = _clamped(x)
         if self.training:  # predictions enter the memory before the loss is taken
-            p = _clamped(log_p.detach())
-            change = p.div_(p.sum(1, keepdim=True)).sub_(self.memory.index_select(0, rows))
-            self.add_to_rows("memory", rows, change.mul_(1.0 - self.momentum), mean=True)
-        return _per_sample(log_p, target, self.memory.index_select(0, rows), self.strength)
+            self._remember(p.detach(), rows)
+        return _per_sample(x, p, target, self.memory.index_select(0, rows), self.strength)
+
+    def _remember(self, p: Tensor, rows: Tensor) -> None:
+        # Of a sample drawn twice the mean of both changes.
+        share = (1.0 - self.momentum) / times_drawn(rows)[:, None]
+        change = self.memory.index_select(0, rows).to(p).mul_(-share)
+        self.add_to_rows("memory", rows, change.addcmul_(p, share / p.sum(1, keepdim=True)))

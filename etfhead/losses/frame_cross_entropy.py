@@ -28,6 +28,7 @@ def frame_cross_entropy(
     reduction: Reduction = "mean",
     method: Method = "auto",
     block: int | None = None,
+    product_dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Cross-entropy of the logits s M x + c, from one pass over blocks of classes.
 
@@ -42,8 +43,7 @@ def frame_cross_entropy(
 
     Gradients go to ``features`` and to ``scale``, once: there is no second derivative, and none for the
     frame's factors, ``weight`` and ``logit_adjustment``, which are refused if they ask for one. Sums are
-    float32 or wider, also under autocast. Block products are in bfloat16 for bfloat16 features on a GPU, as a
-    linear layer's would be, and in float32 or wider otherwise.
+    float32 or wider, also under autocast. Block products are in ``product_dtype``.
 
     Args:
         features: x (..., d).
@@ -59,11 +59,15 @@ def frame_cross_entropy(
         normalize: Divide features by their L2 norm first.
         reduction: ``"none"`` (...), ``"mean"`` (weighted as torch does) or ``"sum"``.
         method: ``"bounded"`` (no maxima; refused beyond 64), ``"online"``, or ``"auto"``: bounded for a
-            structured frame where the bound scale x norm x largest class vector is within 64. On a GPU
-            ``"auto"`` does not wait to learn the bound: there it takes ``normalize=True`` and a number for
-            ``scale``, and no ``logit_adjustment``.
+            structured frame where the bound scale x norm x largest class vector is within 64. On a GPU, where
+            the softmax of a block is one kernel, this is a check at most.
         block: Classes at once, rounded up to what the frame allows; by default a block of logits has 2 MB of
-            float32 (16 MB on a GPU).
+            float32 (64 MB on a GPU).
+        product_dtype: Type of the products of features and class vectors, ``torch.bfloat16`` or
+            ``torch.float32``. By default a linear layer's: bfloat16 on a GPU for bfloat16 features and under
+            bfloat16 autocast, the features' type (float32 at least) elsewhere. Say it where features that
+            were made under autocast have been cast to float32 and the loss is outside of it, as accelerate
+            does.
 
     Returns:
         Tensor: The loss, in float32 or wider.
@@ -91,6 +95,7 @@ def frame_cross_entropy(
         normalize=normalize,
         method=method,
         block=block,
+        product_dtype=product_dtype,
     )
     return reduced(losses, shares, reduction)
 
@@ -112,6 +117,7 @@ class FrameCrossEntropyLoss(nn.Module):
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         method: ``"auto"``, ``"bounded"`` or ``"online"``.
         block: Classes at once.
+        product_dtype: Type of the products, None for a linear layer's.
 
     Shape:
         - x: The head's output, (..., d); (B, d, H, W) from a convolutional twin.
@@ -142,6 +148,7 @@ class FrameCrossEntropyLoss(nn.Module):
         reduction: Reduction = "mean",
         method: Method = "auto",
         block: int | None = None,
+        product_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if getattr(head, "correction", None) is not None:
@@ -159,6 +166,7 @@ class FrameCrossEntropyLoss(nn.Module):
         self.reduction = reduction
         self.method = method
         self.block = block
+        self.product_dtype = product_dtype
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch."""
@@ -188,6 +196,7 @@ class FrameCrossEntropyLoss(nn.Module):
             logit_adjustment=self.logit_adjustment,
             method=self.method,
             block=self.block,
+            product_dtype=self.product_dtype,
             with_prediction=with_prediction,
             **options,
         )
@@ -209,5 +218,5 @@ class FrameCrossEntropyLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Options for ``print(loss)``."""
-        options = ("label_smoothing", "ignore_index", "reduction", "method", "block")
+        options = ("label_smoothing", "ignore_index", "reduction", "method", "block", "product_dtype")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)

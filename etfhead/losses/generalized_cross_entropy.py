@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
+from etfhead.losses._complement import complement
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate, expected
 
 __all__ = ["GeneralizedCrossEntropyLoss", "generalized_cross_entropy"]
@@ -62,7 +62,7 @@ def _per_sample(log_p: Tensor, target: Tensor, *, q: float, truncation: float | 
     def of_class(x: Tensor) -> Tensor:
         if truncation is not None:
             x = x.clamp(min=math.log(truncation))
-        return -torch.expm1(q * x) / q if q else -x
+        return complement(q * x) / q if q else -x
 
     return expected(of_class, log_p, target)
 

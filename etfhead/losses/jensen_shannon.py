@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from etfhead.losses._complement import complement
 from etfhead.losses._label_loss import LabelLoss, Reduction, evaluate, expected
 
 __all__ = ["JensenShannonLoss", "jensen_shannon"]
@@ -87,7 +88,7 @@ def _one_view(log_p: Tensor, target: Tensor, pi: tuple[float, ...]) -> Tensor:
 
     def of_class(x: Tensor) -> Tensor:
         # m is rest * p outside the label: those terms add up to -rest (1 - p_y) log rest.
-        away = -torch.expm1(x) * rest
+        away = complement(x) * rest
         return rest * x.exp() * x - (1.0 - away) * torch.log1p(-away) - away * math.log(rest)
 
     return expected(of_class, log_p, target) / _scale(pi)
@@ -97,12 +98,15 @@ def _several_views(log_p: Tensor, target: Tensor, pi: tuple[float, ...]) -> Tens
     """From log-probabilities (V, B, K)."""
     if target.ndim == 1:
         target = nn.functional.one_hot(target, log_p.shape[2]).to(log_p.dtype)
-    log_pi = log_p.new_tensor(pi).log()
     log_y = target.log()
-    mixed = torch.logsumexp(torch.cat([(log_y + log_pi[0])[None], log_p + log_pi[1:, None, None]]), dim=0)
+    parts = [x + math.log(weight) for x, weight in zip((log_y, *log_p), pi, strict=True)]
+    mixed = torch.logsumexp(torch.stack(parts), dim=0)
     views = (log_p.exp() * (log_p - mixed)).sum(2)
     own = torch.where(target > 0, target * (torch.where(target > 0, log_y, 0.0) - mixed), 0.0).sum(1)
-    return (pi[0] * own + (log_pi[1:, None].exp() * views).sum(0)) / _scale(pi)
+    total = pi[0] * own
+    for weight, view in zip(pi[1:], views, strict=True):
+        total = total + weight * view
+    return total / _scale(pi)
 
 
 class JensenShannonLoss(LabelLoss):

@@ -38,9 +38,10 @@ def pick_all_label(
 
     Args:
         logits: (B, K).
-        target: Label sets: multi-hot (B, K) of zeros and ones in any type (bool is read unchecked; checking
-            costs a wait on a GPU); a list of B lists or 1-D tensors of classes; or these padded with -1 to an
-            integer tensor (B, M), M other than K. The order of labels and repetitions do not matter.
+        target: Label sets: multi-hot (B, K) of zeros and ones in any type (bool is read unchecked; on a GPU
+            the kernel checks, and stops the process' use of it); a list of B lists or 1-D tensors of
+            classes; or these padded with -1 to an integer tensor (B, M), M other than K, which are read back
+            from a GPU. The order of labels and repetitions do not matter.
         normalize: Divide each sample's loss by its number of labels |S_i|.
         label_smoothing: a in [0, 1]: the target of each label k is (1 - a) e_k + a/K, as in torch.
         weight: Class weights (K,), at least 0: the whole term of label k, smoothed or not, counts weight_k
@@ -67,7 +68,7 @@ def pick_all_label(
         raise ValueError(f"reduction={reduction!r}: expected 'none', 'mean' or 'sum'")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing={label_smoothing!r}: expected a number in [0, 1]")
-    hot = multi_hot(target, logits.shape[1], batch_size=len(logits), device=logits.device)
+    hot = _label_sets(target, logits)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     log_p = nn.functional.log_softmax(logits, dim=1, dtype=dtype)
     terms = log_p.masked_fill(~hot, 0.0)
@@ -82,13 +83,26 @@ def pick_all_label(
     return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
 
 
+def _label_sets(target: LabelSets, logits: Tensor) -> Tensor:
+    """Label sets (B, K) of bools where the logits are; a GPU is waited for only to read classes from it."""
+    dense = isinstance(target, Tensor) and target.shape == logits.shape and target.dtype != torch.bool
+    if isinstance(target, Tensor) and dense and target.is_cuda:
+        hot = target == 1
+        # A kernel checks: to ask here would let the GPU run out of work once its forward pass is done.
+        fits = (hot | (target == 0)).all()
+        torch._assert_async(fits, "target: expected zeros and ones in a multi-hot tensor")
+        return hot.to(logits.device)
+    hot = multi_hot(target, logits.shape[1], batch_size=len(logits))
+    return hot.to(logits.device, non_blocking=True)
+
+
 def _checked_weight(weight: Tensor, logits: Tensor) -> Tensor:
     if weight.shape != logits.shape[1:] or not weight.is_floating_point():
         raise ValueError(
             f"weight: expected {logits.shape[1]} floats, one per class, got {weight.dtype} "
             f"{tuple(weight.shape)}"
         )
-    return weight.to(logits.device)
+    return weight.to(logits.device, non_blocking=True)
 
 
 class PickAllLabelLoss(nn.Module):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from etfhead.losses._label_loss import Reduction, classes_of, evaluate, expected
+from etfhead.losses._label_loss import Reduction, classes_of, evaluate
 from etfhead.losses._sample_state import SampleLoss
 
 __all__ = ["SparseOverparametrizationLoss", "sparse_overparametrization"]
@@ -46,18 +47,35 @@ def sparse_overparametrization(
             f"u, v: expected shapes {tuple(logits.shape[:1])} and {tuple(logits.shape)}, got "
             f"{tuple(u.shape)} and {tuple(v.shape)}"
         )
-    return evaluate(lambda x, y: _per_sample(x, classes_of(y), u, v), logits, target, reduction)
+    return evaluate(lambda x, y: _parts(x, classes_of(y), u, v).losses, logits, target, reduction)
 
 
-def _per_sample(log_p: Tensor, target: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    label = nn.functional.one_hot(target, log_p.shape[1]).to(log_p.dtype)
-    raised = (u.to(log_p).square()[:, None] * label).clamp(max=1.0 - _CLAMP)
-    lowered = (v.to(log_p).square() * (1.0 - label)).clamp(max=1.0 - _CLAMP)
-    corrected = (log_p.exp() + raised - lowered.detach()).clamp(min=_CLAMP)
-    shares = (corrected / corrected.sum(1, keepdim=True)).clamp(min=_CLAMP)
-    named = nn.functional.one_hot(log_p.argmax(1), log_p.shape[1]).to(log_p.dtype)
-    error = named + raised.detach() - lowered - label
-    return expected(lambda x: -x.log(), shares, target) + error.square().sum(1)
+class _Parts(NamedTuple):
+    losses: Tensor
+    lowered: Tensor  # (B, K), the rest (B, 1)
+    own: Tensor
+    total: Tensor
+    share: Tensor
+    named: Tensor
+    missed: Tensor
+
+
+def _parts(x: Tensor, target: Tensor, u: Tensor, v: Tensor) -> _Parts:
+    """The losses and what else their derivatives are made of."""
+    column = target[:, None]
+    raised = u.to(x).square().clamp(max=1.0 - _CLAMP)[:, None]
+    lowered = v.to(x).square().clamp(max=1.0 - _CLAMP).scatter(1, column, 0.0)
+    corrected = torch.softmax(x, 1).scatter_add(1, column, raised) - lowered.detach()
+    # Never above 2. In place of clamp, whose derivative is slow on a CPU.
+    corrected = nn.functional.hardtanh(corrected, _CLAMP, 4.0)
+    own, total = corrected.gather(1, column), corrected.sum(1, keepdim=True)
+    share = own / total
+    named = x.argmax(1, keepdim=True)
+    missed = (named != column).to(x.dtype)
+    error = (raised.detach() - missed).square() + lowered.square().sum(1, keepdim=True)
+    error = error + missed * (1.0 - 2.0 * lowered.gather(1, named))
+    losses = error - share.clamp(min=_CLAMP).log()
+    return _Parts(losses[:, 0], lowered, own, total, share, named, missed)
 
 
 class SparseOverparametrizationLoss(SampleLoss):
@@ -100,6 +118,7 @@ class SparseOverparametrizationLoss(SampleLoss):
     v: Tensor
     _rows = ("u", "v")
     _shown = ("num_samples", "lr_u", "lr_v", "reduction")
+    _own_softmax = True
 
     def __init__(
         self,
@@ -126,18 +145,20 @@ class SparseOverparametrizationLoss(SampleLoss):
         nothing = torch.zeros(1, 2)
         sparse_overparametrization(nothing, nothing[:, 0].long(), nothing[:, 0], nothing, reduction=reduction)
 
-    def _losses(self, log_p: Tensor, target: Tensor, rows: Tensor) -> Tensor:
-        classes_of(target)
+    def _losses(self, x: Tensor, target: Tensor, rows: Tensor) -> Tensor:
         u, v = self.u.index_select(0, rows), self.v.index_select(0, rows)
-        losses = _per_sample(log_p, target, u, v)
+        parts = _parts(x, classes_of(target), u, v)
         if self.training:
-            self._step(log_p.detach(), target, rows, u, v)
-        return losses
+            self._step(parts, rows, u.to(x)[:, None], v.to(x))
+        return parts.losses
 
-    def _step(self, log_p: Tensor, target: Tensor, rows: Tensor, u: Tensor, v: Tensor) -> None:
-        with torch.enable_grad():
-            u, v = u.detach().requires_grad_(), v.detach().requires_grad_()
-            loss = _per_sample(log_p, target, u, v).mean()
-        of_u, of_v = torch.autograd.grad(loss, (u, v))
-        self.add_to_rows("u", rows, -self.lr_u * of_u, mean=False)
-        self.add_to_rows("v", rows, -self.lr_v * of_v, mean=False)
+    @torch.no_grad()
+    def _step(self, parts: _Parts, rows: Tensor, u: Tensor, v: Tensor) -> None:
+        # The derivatives written out, but for what is clamped.
+        largest, size = 1.0 - _CLAMP, max(1, len(rows))
+        free = (parts.own > _CLAMP) & (parts.share > _CLAMP) & (u.square() < largest)
+        of_u = 2.0 * u * (1.0 / parts.total - 1.0 / parts.own) * free
+        of_v = parts.lowered.scatter_add(1, parts.named, -parts.missed).mul_(v)
+        of_v = torch.ops.aten.hardtanh_backward(of_v, v, -math.sqrt(largest), math.sqrt(largest))
+        self.add_to_rows("u", rows, of_u[:, 0].mul_(-self.lr_u / size))
+        self.add_to_rows("v", rows, of_v.mul_(-4.0 * self.lr_v / size))

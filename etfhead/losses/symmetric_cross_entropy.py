@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
+from etfhead.losses._complement import complement
 from etfhead.losses._label_loss import LabelLoss, Reduction, check_not_negative, evaluate, expected
 
 __all__ = [
@@ -38,6 +38,7 @@ def mean_absolute_error(logits: Tensor, target: Tensor, *, reduction: Reduction 
     Raises:
         ValueError: If shapes or types do not fit.
 
+    >>> import torch
     >>> mean_absolute_error(torch.zeros(1, 4), torch.tensor([0]))
     tensor(1.5000)
     """
@@ -63,6 +64,7 @@ def reverse_cross_entropy(
     Raises:
         ValueError: If shapes, types or options do not fit.
 
+    >>> import torch
     >>> reverse_cross_entropy(torch.zeros(1, 4), torch.tensor([0]), log_zero=-4.0)
     tensor(3.)
     """
@@ -97,6 +99,7 @@ def symmetric_cross_entropy(
     Raises:
         ValueError: If shapes, types or options do not fit.
 
+    >>> import torch
     >>> symmetric_cross_entropy(torch.zeros(1, 4), torch.tensor([0]), alpha=1.0, beta=0.0)
     tensor(1.3863)
     """
@@ -106,20 +109,20 @@ def symmetric_cross_entropy(
 
 
 def _absolute(log_p: Tensor, target: Tensor) -> Tensor:
-    return expected(lambda x: -2.0 * torch.expm1(x), log_p, target)
+    return expected(lambda x: 2.0 * complement(x), log_p, target)
 
 
 def _reverse(log_p: Tensor, target: Tensor, *, log_zero: float) -> Tensor:
     if not -math.inf < log_zero < 0.0:
         raise ValueError(f"log_zero={log_zero!r}: expected a negative number")
-    return expected(lambda x: log_zero * torch.expm1(x), log_p, target)
+    return expected(lambda x: -log_zero * complement(x), log_p, target)
 
 
 def _symmetric(log_p: Tensor, target: Tensor, *, alpha: float, beta: float, log_zero: float) -> Tensor:
     check_not_negative(alpha=alpha, beta=beta)
     if not -math.inf < log_zero < 0.0:
         raise ValueError(f"log_zero={log_zero!r}: expected a negative number")
-    return expected(lambda x: beta * log_zero * torch.expm1(x) - alpha * x, log_p, target)
+    return expected(lambda x: -beta * log_zero * complement(x) - alpha * x, log_p, target)
 
 
 class MeanAbsoluteErrorLoss(LabelLoss):
@@ -128,6 +131,7 @@ class MeanAbsoluteErrorLoss(LabelLoss):
     Args:
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
+    >>> import torch
     >>> MeanAbsoluteErrorLoss()(torch.zeros(1, 2), torch.tensor([0])).item()
     1.0
     """
@@ -145,6 +149,7 @@ class ReverseCrossEntropyLoss(LabelLoss):
         log_zero: A < 0, what log 0 is taken to be.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
+    >>> import torch
     >>> ReverseCrossEntropyLoss(log_zero=-4.0)(torch.zeros(1, 2), torch.tensor([0])).item()
     2.0
     """

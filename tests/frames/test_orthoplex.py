@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from etfhead.frames import Frame, OrthoplexFrame, make_frame
-from etfhead.frames.base import welch_bound
+from etfhead.frames.coherence import welch_bound
 
 BASES = ["identity", "hadamard", "haar"]
 

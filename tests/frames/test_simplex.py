@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from etfhead.frames import Frame, SimplexFrame, make_frame
-from etfhead.frames.base import welch_bound
+from etfhead.frames.coherence import welch_bound
 
 REAL_WIDTHS = [192, 320, 384, 512, 768, 1000, 1280, 1536, 2048]
 ODD_WIDTHS = [1, 2, 3, 36, 97, 257, 1018]  # primes and 2p: no balanced factors

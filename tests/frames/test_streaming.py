@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from etfhead.frames import AssignedFrame, Frame, OrthoplexFrame, SimplexFrame, UnionFrame
-from etfhead.frames.streaming import BlockProducts, block_grid, streamed_topk
+from etfhead.frames.streaming import BlockProducts, WrittenBlocks, block_grid, streamed_topk
 
 
 class Dense(Frame):
@@ -88,6 +88,37 @@ def test_a_dense_weight_of_another_type_is_cast_slice_by_slice():
     x, c = torch.randn(3, 4), torch.randn(3, 16)
     torch.testing.assert_close(products.logits(x, 16, 32), x @ weight[16:32].float().T)
     torch.testing.assert_close(products.adjoint(c, 16, 32), c @ weight[16:32].float())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        UnionFrame(1100, 64),
+        UnionFrame(1000, 64, antipodal=True),
+        UnionFrame(900, 60, signs="random"),
+        Dense(150, 12),
+        assigned(),
+    ],
+    ids=repr,
+)
+def test_written_blocks_are_the_stored_vectors(frame):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, frame.in_features, generator=generator, dtype=torch.float64)
+    plain, written = (kind(frame, frame.factors(), x.dtype) for kind in (BlockProducts, WrittenBlocks))
+    unit, classes = frame.block_size, frame.num_classes
+    for start, stop in ((0, min(2 * unit, classes)), (unit if unit < classes else 0, classes)):
+        c = torch.randn(5, stop - start, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(written.logits(x, start, stop), plain.logits(x, start, stop))
+        torch.testing.assert_close(written.adjoint(c, start, stop), plain.adjoint(c, start, stop))
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=repr)
+def test_vectors_at_any_index(frame):
+    index = torch.tensor([frame.num_classes - 1, 0, 1, 0])
+    products = BlockProducts(frame, frame.factors(), torch.float64)
+    x = torch.randn(3, frame.in_features, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    expected = products.logits(x, 0, frame.num_classes)[:, index]
+    torch.testing.assert_close(x @ products.vectors(index, torch.float64).T, expected)
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=repr)

@@ -30,7 +30,20 @@ def test_update_is_the_loop(dtype):
     w, x = normalize(torch.randn(5, 6, dtype=dtype), dim=1), normalize(h.to(dtype), dim=1)
     errors = torch.randn(7, 5, dtype=dtype)
     expected = _loop(w, x, errors, 0.3)
+    before = w.clone()
     torch.testing.assert_close(delta_update(w, x, errors, rate=0.3), expected)
+    assert torch.equal(w, before)
+    assert delta_update(w, x, errors, rate=0.3, out=w) is w
+    torch.testing.assert_close(w, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norms_of_half_precision_vectors_are_taken_in_float32(dtype):
+    w, x = (torch.randn(40, 600, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(2))
+    moved = (300 * w).float()
+    found = delta_update(300 * w, x, torch.zeros(40, 40, dtype=dtype), rate=1.0)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), normalize(moved, dim=1), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

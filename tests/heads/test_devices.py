@@ -3,6 +3,8 @@
 import copy
 import io
 import shutil
+import subprocess
+import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from etfhead.frames import AssignedFrame, ClassMeansFrame, make_frame
 from etfhead.frames.orient import polar_factor
@@ -55,11 +60,13 @@ devices = pytest.mark.parametrize("device", ["cpu", cuda])
 
 @pytest.fixture(autouse=True)
 def exact_products():
-    """Without TF32, also where the environment asks for it."""
-    before = torch.get_float32_matmul_precision()
+    """Without TF32, which is the default of cuDNN's convolutions."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def rows(count, width, seed=0):
@@ -425,12 +432,167 @@ def test_more_classes_than_one_block_of_the_delta_rule(device, monkeypatch):
         assert_close(head.weight, twin.weight, 1e-5)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("classes", "samples"), [(40, 9), (16, 40)])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (ClassMeanHead, {}),
+        (ClassMeanHead, {"centre": False}),
+        (ClassMeanHead, {"repel": 0.3}),
+        (ClassMeanHead, {"repel": 0.3, "centre": False}),
+        (GuidedETFHead, {"every": 2}),
+    ],
+)
+def test_an_update_that_does_not_ask_gives_the_same_vectors(
+    kind, options, classes, samples, soft, monkeypatch
+):
+    """What a GPU computes, with the CPU's numbers; samples share classes, and some are left out."""
+    heads = [kind(48, classes, neck=None, **options) for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(4):
+        h = features_of(heads[0], seed=seed, samples=samples)
+        target = torch.randint(1, 5, (samples,), generator=generator)
+        h[0], target[1] = torch.nan, 1 if soft else -100
+        if soft:
+            target = 0.7 * nn.functional.one_hot(target, classes) + 0.3 / classes
+        for head, known in zip(heads, (("cpu",), ()), strict=True):
+            monkeypatch.setattr("etfhead.heads.batch_sums._KNOWN", known)
+            head(h)
+            head.update(target)
+    for key, tensor in heads[0].state_dict().items():
+        assert_close(heads[1].state_dict()[key], tensor, 1e-5, key)
+
+
 @devices
-def test_targets_out_of_range_are_named_on_every_device(device):
+@pytest.mark.parametrize("classes", [10, 100])
+def test_classes_out_of_the_batch_keep_every_bit_on_every_device(classes, device, monkeypatch):
+    """Also class 0, whose place samples that are left out take, and where none is left."""
+    monkeypatch.setattr("etfhead.heads.batch_sums._KNOWN", ())
+    head = ClassMeanHead(16, classes, neck=None, centre=False).to(device).train()
+    head.start_from(rows(classes, 16))
+    before = head.state_dict()["weight"].clone()
+    h = features_of(head).to(device)
+    h[3] = torch.inf
+    target = torch.full((24,), -1)
+    for named in ([], [2, 5], [0, 5, 9]):
+        target[5 : 5 + len(named)] = torch.tensor(named, dtype=torch.int64)
+        head(h)
+        head.update(target.to(device))
+        changed = (head.weight != before).any(1).nonzero().flatten().tolist()
+        assert changed == sorted({*named, *([2] if 0 in named else [])})
+
+
+@devices
+def test_targets_of_the_cpu_that_are_out_of_range_are_named_on_every_device(device):
     head = ClassMeanHead(16, 10).to(device).train()
     head(features_of(head).to(device))
     with pytest.raises(ValueError, match="expected classes below 10, got 10"):
-        head.update(torch.full((24,), 10, device=device))
+        head.update(torch.full((24,), 10))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("head", ["ClassMeanHead(16, 10)", "ClassMeanHead(16, 99)", "DeltaRuleHead(16, 99)"])
+def test_targets_of_a_gpu_that_are_out_of_range_stop_the_kernel(head):
+    """In a process of its own, whose device is lost afterwards."""
+    code = f"""
+import torch
+from etfhead.heads import ClassMeanHead, DeltaRuleHead
+head = {head}.to("cuda")
+head(torch.randn(24, 16, device="cuda"))
+torch.cuda.synchronize()
+print("ready", flush=True)
+head.update(torch.full((24,), head.num_classes, device="cuda"))
+torch.cuda.synchronize()
+print("passed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["ready"]
+    assert "device-side assert" in done.stderr
+
+
+class Copies(TorchDispatchMode):
+    """Notes copies between devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            devices = {t.device.type for t in tree_leaves((args, out)) if isinstance(t, torch.Tensor)}
+            self.found += [(str(func), *devices)] if len(devices) > 1 else []
+        return out
+
+
+UNWAITED = {
+    "class mean": make(ClassMeanHead, 16, 10),
+    "class mean uncentred": make(ClassMeanHead, 16, 10, centre=False),
+    "class mean of many": make(ClassMeanHead, 16, 5000),
+    "class mean of many, uncentred": make(ClassMeanHead, 16, 5000, centre=False),
+    "class mean repelling": make(ClassMeanHead, 16, 300, repel=0.3),
+    "class mean repelling, streamed": make(ClassMeanHead, 16, 300, repel=0.3, fused=True),
+    "class mean conv": make(ClassMeanConvHead, 16, 10, repel=0.1),
+    "delta": make(DeltaRuleHead, 16, 10, label_smoothing=0.1),
+    "delta streamed": make(DeltaRuleHead, 16, 300, fused=True),
+    "delta conv": make(DeltaRuleConvHead, 16, 10),
+    "guided": make(GuidedETFHead, 16, 10, every=20),
+    "guided conv": make(GuidedETFConvHead, 16, 10, every=20, until=3),
+}
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", UNWAITED)
+def test_an_update_asks_a_gpu_for_nothing(name, soft):
+    """Without a GPU: tensors without numbers, which cannot be asked for any."""
+    head = UNWAITED[name]()
+    with FakeTensorMode():
+        for module in head.modules():
+            for held in (module._parameters, module._buffers):
+                for key, tensor in held.items():
+                    if tensor is not None:
+                        there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+                        held[key] = nn.Parameter(there) if isinstance(tensor, nn.Parameter) else there
+        if isinstance(head, GuidedETFHead):
+            head._counted = (head.updates, head.updates._version, 0)
+        h = torch.empty(24, *features_of(head).shape[1:], device="cuda")
+        target = torch.empty(24, dtype=torch.int64, device="cuda")
+        if soft:
+            target = torch.empty(24, head.num_classes, device="cuda")
+        with Copies() as copies:
+            head(h)
+            head.update(target)
+        assert not copies.found
+        with pytest.raises(DynamicOutputShapeException):  # the check can fail
+            h[h > 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", UNWAITED)
+def test_a_gpu_is_not_waited_for(name, soft):
+    head = UNWAITED[name]().to("cuda").train()
+    h = features_of(head).to("cuda")
+    target = torch.randint(0, head.num_classes, (24,), generator=torch.Generator().manual_seed(0))
+    target = nn.functional.one_hot(target, head.num_classes).float() if soft else target
+    target = target.to("cuda")
+    head(h)
+    head.update(target)  # a guided head asks once at which update it is
+    twin = copy.deepcopy(head)
+    twin(h)
+    twin.update(target)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        head(h)
+        head.update(target)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for key, tensor in head.state_dict().items():
+        assert_close(tensor, twin.state_dict()[key], 1e-5, key)
 
 
 @devices

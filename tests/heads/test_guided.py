@@ -76,6 +76,32 @@ def test_it_turns_no_more_after_until():
     assert torch.equal(run(never, batches(2)).class_vectors(), GuidedETFHead(D, K).class_vectors())
 
 
+def test_turns_follow_the_buffer_that_counts_updates_whoever_writes_it():
+    reads = []
+    head = GuidedETFHead(D, K, every=5)
+
+    def turns(steps):
+        for h, target in batches(steps):
+            before = head.frame
+            head(h)
+            head.update(target)
+            reads.append((int(head.updates), head.frame is not before))
+        return [step for step, turned in reads[-steps:] if turned]
+
+    assert turns(6) == [5]
+    head.updates.fill_(18)
+    assert turns(4) == [20]
+    head.load_state_dict({**head.state_dict(), "updates": torch.tensor(8)})
+    assert turns(3) == [10]
+    other = copy.deepcopy(head)
+    head.updates = torch.tensor(23)
+    assert turns(3) == [25]
+    head = other
+    assert turns(5) == [15]
+    head.updates.data.fill_(52)  # behind the tensor's back: seen before the next turn
+    assert turns(10) == [60]
+
+
 def test_only_the_scale_trains_and_the_gradient_is_that_of_a_fixed_head():
     head, fixed = run(GuidedETFHead(D, K, every=1), batches(3)), ETFHead(D, K)
     fixed.adopt_frame(head.frame)

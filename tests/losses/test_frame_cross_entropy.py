@@ -415,18 +415,6 @@ def test_compiles_as_one_graph_that_notices_another_frame(backend):
             torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("method", ["bounded", "online"])
-def test_the_step_that_a_gpu_may_compile_is_the_step(method, monkeypatch):
-    torch._dynamo.reset()
-    frame = FRAMES["union"]
-    x, y = sample(frame, dtype=torch.float32)
-    options = {"scale": 5.0, "normalize": True, "method": method, "block": 256}
-    eager = frame_cross_entropy(x, y, frame, **options)
-    compiled = torch.compile(streaming._step, dynamic=True, fullgraph=True, backend="aot_eager")
-    monkeypatch.setattr(streaming, "_step", compiled)
-    torch.testing.assert_close(frame_cross_entropy(x, y, frame, **options), eager)
-
-
 def test_autocast_leaves_the_sums_in_float32():
     head = Head(FRAMES["union"])
     model = nn.Sequential(nn.Linear(10, 64), head)

@@ -12,8 +12,8 @@ from torch import nn
 from etfhead.frames import UnionFrame
 from etfhead.heads import ClassMeanHead, ETFConvHead, ETFHead
 from etfhead.losses import FrameCrossEntropyLoss, frame_cross_entropy
+from etfhead.losses import _gpu_streaming as streaming
 from etfhead.losses import _operator as operator
-from etfhead.losses import _streaming as streaming
 from tests.losses.test_frame_cross_entropy import FRAMES, Head, classwise, dense_loss, sample
 
 cuda_only = [
@@ -260,17 +260,17 @@ def test_autocast_keeps_the_sums_in_float32(name, dtype, device):
 @pytest.mark.parametrize("method", ["bounded", "online"])
 def test_the_compiled_step_is_the_step(method, device, monkeypatch):
     torch._dynamo.reset()
-    streaming._fused_step.cache_clear()
+    streaming._compiled_step.cache_clear()
     head = Head(FRAMES["union"]).to(device)
     criterion = FrameCrossEntropyLoss(head, method=method, block=256)
     x, y = (part.to(device) for part in sample(head.frame, count=40, dtype=torch.float32))
     steps = []
     for fuse in (False, True):
-        monkeypatch.setattr(streaming, "FUSE_ON_CUDA", fuse)
+        monkeypatch.setattr(streaming, "COMPILE", fuse)
         inputs = x.detach().requires_grad_()
         loss, predictions = criterion.with_predictions(head(inputs), y)
         steps.append((loss, predictions, *torch.autograd.grad(loss, (inputs, head.scale))))
-    assert streaming._fused_step.cache_info().currsize == 1
+    assert streaming._compiled_step.cache_info().currsize == 1
     assert torch.equal(steps[0][1], steps[1][1])
     assert_close(steps[1], steps[0], 1e-4)
 
@@ -324,7 +324,7 @@ def test_memory_is_that_of_a_block(method, dtype, device):
     before = torch.cuda.memory_allocated()
     loss, gradient = step(x, y)
     peak = torch.cuda.max_memory_allocated() - before
-    assert peak < count * frame.num_classes * 4 / 4
+    assert peak < count * frame.num_classes * 4 / 2  # of the logits alone, without their gradient
     few = x[:64].detach().double().cpu().requires_grad_()
     expected = dense_loss(few, y[:64].cpu(), frame, scale=8.0, normalize=True, reduction="sum") / count
     (wanted,) = torch.autograd.grad(expected, few)
@@ -363,3 +363,17 @@ def test_a_gpu_is_not_waited_for(name, device):
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert_close(found, expected, 1e-5)
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["union", "hadamard", "dense"])
+def test_autocast_makes_the_products_of_a_linear_layer(name, device):
+    frame = FRAMES[name]
+    x, y = (part.to(device) for part in sample(frame, count=40, dtype=torch.float32))
+    options = {"scale": 9.0, "factors": factors_on(frame, device)}
+    with torch.autocast(device, dtype=torch.bfloat16):
+        found = frame_cross_entropy(x, y, frame, **options)
+        wide = frame_cross_entropy(x, y, frame, product_dtype=torch.float32, **options)
+    assert torch.equal(found, frame_cross_entropy(x, y, frame, product_dtype=torch.bfloat16, **options))
+    assert torch.equal(wide, frame_cross_entropy(x, y, frame, **options))
+    assert not torch.equal(found, wide)

@@ -9,6 +9,7 @@ from etfhead.losses import (
     estimate_transition,
     forward_correction,
 )
+from etfhead.losses.loss_correction import _of_logarithms as of_logarithms
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 PAIRS = [(forward_correction, ForwardCorrectionLoss), (backward_correction, BackwardCorrectionLoss)]
@@ -104,6 +105,22 @@ def test_finite_and_float32_for_huge_logits_in_autocast(function, module, dtype,
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-3)
     loss.backward()
     assert logits.grad.isfinite().all()
+
+
+def test_classes_by_logarithms_as_on_a_gpu():
+    logits, target, _, T = sample()
+    logits[1] *= 1000  # where probabilities underflow
+    wide = logits.clone().requires_grad_()
+    expected = forward_correction(wide, target, T, reduction="none")
+    given = logits.clone().requires_grad_()
+    found = of_logarithms(given, T.T[target].log())
+    torch.testing.assert_close(found, expected, **EXACT)
+    pull = torch.linspace(-1.0, 2.0, len(target), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(found, given, pull)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, wide, pull)[0], **EXACT)
+    assert torch.autograd.gradgradcheck(
+        lambda z: of_logarithms(z, T.T[target].log()) ** 2, (sample()[0].requires_grad_(),)
+    )
 
 
 def test_soft_labels_that_underflow_have_the_gradient_of_logarithms():

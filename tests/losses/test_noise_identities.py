@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from etfhead import losses as L
 from etfhead.frames import make_frame
-from etfhead.losses._tempered import power, tail_power, tempered_factors
+from etfhead.losses import _tempered
+from etfhead.losses._tempered import power, tail_power
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -323,24 +324,49 @@ def test_tempered_powers():
     for exponent in (1.0, 2.0, 3.0, 5.0, 6.0, 13.0, 20.0, 32.0, 0.0, 0.3, 1 / 3, 4.99999, 33.0):
         torch.testing.assert_close(power(x, exponent), x**exponent, rtol=1e-13, atol=0)
     assert power(x, 1.0) is not x
+    assert _tempered.snapped(5 * (1 - 0.8)) == 1.0
+    assert _tempered.snapped(1.0001) == 1.0001
     # 1.2 - 1 is not quite 0.2.
     assert [tail_power(t) for t in (1.2, 1.1, 1.05, 1 + 1 / 3, 1.5, 2.0)] == [5, 10, 20, 3, 2, 1]
     assert tail_power(4.0) == pytest.approx(1 / 3)
     assert tail_power(1.37) == pytest.approx(1 / 0.37)
 
 
+def of_gpu(logits, n):
+    return _tempered._stepped(logits.amax(1, keepdim=True) - logits, n)
+
+
+ways = pytest.mark.parametrize("solve", [_tempered.tempered_factors, of_gpu], ids=["cpu", "gpu"])
+
+
+@ways
 @pytest.mark.parametrize("n", [0.4, 1.0, 5.0, 20.0])
-def test_tempered_factors_find_the_root_whatever_the_first_guess(n):
+def test_tempered_factors_find_the_root_whatever_the_first_guess(n, solve):
     generator = torch.Generator().manual_seed(0)
     K = 1000
     rows = torch.randn(4, K, generator=generator, dtype=torch.float64)
     rows[1] *= 100
     rows[2, 5] += 50  # a class that the part for the first guess has not
     rows[3, ::16] += 50  # classes that only the part has
-    f = tempered_factors(rows, n)
+    f = solve(rows, n)
     torch.testing.assert_close((f**-n).sum(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-13)
     gaps = n * (f - f.amin(1, keepdim=True))
     torch.testing.assert_close(gaps, rows.amax(1, keepdim=True) - rows, rtol=1e-9, atol=1e-9)
+
+
+@ways
+@pytest.mark.parametrize("n", [0.2, 1 / 3, 0.5, 1.0, 2.0, 4.0, 5.0, 10.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tempered_factors_of_groups_of_equal_logits(n, dtype, solve):
+    # Few classes near the top, many at some distance: where steps are shortest.
+    sizes = torch.tensor([1, 9, 190, 1800])
+    distances = torch.logspace(-1, 4, 6, dtype=torch.float64)
+    groups = torch.cartesian_prod(torch.zeros(1, dtype=torch.float64), distances, distances, distances)
+    f = solve(-groups.repeat_interleave(sizes, 1).to(dtype), n)
+    # A plain sum of that many terms has some hundred roundings.
+    tolerance = 1000 * torch.finfo(dtype).eps * max(1.0, n)
+    totals = (f.double() ** -n).sum(1)
+    torch.testing.assert_close(totals, torch.ones_like(totals), rtol=0, atol=tolerance)
 
 
 def test_tempered_loss_is_least_at_the_label_and_bounded():

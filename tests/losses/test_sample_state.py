@@ -101,8 +101,9 @@ def test_early_learning_remembers_a_running_mean_before_the_loss():
         torch.testing.assert_close(loss.memory, t)
 
 
-def test_overparametrization_steps_as_sgd_beside_the_network_would():
-    loss = SparseOverparametrizationLoss(N, K, lr_u=0.5, lr_v=2.0, std=0.3).double()
+@pytest.mark.parametrize("std", [0.3, 1.5])  # large ones are clamped
+def test_overparametrization_steps_as_sgd_beside_the_network_would(std):
+    loss = SparseOverparametrizationLoss(N, K, lr_u=0.5, lr_v=2.0, std=std).double()
     u, v = loss.u.clone().requires_grad_(), loss.v.clone().requires_grad_()
     optimizer = torch.optim.SGD([{"params": [u], "lr": 0.5}, {"params": [v], "lr": 2.0}])
     for step in range(4):
@@ -188,6 +189,15 @@ def test_the_reduction_leaves_the_memory(kind, reduction):
     value, mean = loss(logits, target, index), plain(logits, target, index)
     torch.testing.assert_close(value.sum() / (1 if reduction == "mean" else 6), mean)
     assert all(torch.equal(a, b) for a, b in zip(loss.buffers(), plain.buffers(), strict=True))
+
+
+def test_no_samples_change_nothing():
+    for kind in ("elr", "sop"):
+        loss = make(kind)
+        before = copy.deepcopy(loss.state_dict())
+        nothing = torch.zeros(0, dtype=torch.long)
+        assert loss(torch.zeros(0, K, dtype=torch.float64), nothing, nothing).isnan()
+        assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
 
 
 def test_a_sample_drawn_twice_counts_once_for_its_running_mean():

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from etfhead.experiment.arm_checks import HEAD_OPTIONS, MULTILABEL_LOSSES, has_basis, is_oriented
@@ -141,7 +142,12 @@ def build_loss(recipe: Recipe, arm: Arm, model: nn.Module, facts: LossFacts) -> 
         found = find_heads(model)
         if len(found) != 1:
             raise ValueError(f"fused: expected a model with one head, got {', '.join(found)}; remove fused")
-        return FrameCrossEntropyLoss(next(iter(found.values())), label_smoothing=recipe.smoothing)
+        # Accelerate hands features over in float32, and the loss is outside of autocast.
+        on_gpu = torch.cuda.is_available() and not recipe.cpu
+        products = torch.bfloat16 if on_gpu and recipe.amp_dtype == "bfloat16" else None
+        return FrameCrossEntropyLoss(
+            next(iter(found.values())), label_smoothing=recipe.smoothing, product_dtype=products
+        )
     if arm.loss in MULTILABEL_LOSSES:
         return build_label_loss(arm, recipe.smoothing)
     if arm.loss == "dot_regression":

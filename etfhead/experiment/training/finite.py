@@ -39,8 +39,8 @@ class FiniteWatch:
 
     def see(self, step: int, images: Tensor, logits: Tensor, loss: Tensor) -> None:
         """Look at one step; nothing is read back."""
-        bad = torch.stack([~tensor.detach().isfinite().all() for tensor in (images, logits, loss)])
-        self._first = torch.where(bad, self._first.clamp(max=step), self._first)
+        fine = torch.stack([_all_finite(tensor.detach()) for tensor in (images, logits, loss)])
+        self._first = torch.where(fine, self._first, self._first.clamp(max=step))
 
     def due(self, done: int) -> bool:
         """Whether to ask after this many steps."""
@@ -53,13 +53,22 @@ class FiniteWatch:
         return None if worst == _NEVER else (worst, self.KINDS[steps.index(worst)])
 
 
+def _all_finite(tensor: Tensor) -> Tensor:
+    # NaN spreads to both extremes. They are found in one reading; isfinite fills four tensors of this size.
+    if not tensor.numel():
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)  # or aminmax would copy it
+    return torch.stack(tensor.aminmax()).isfinite().all()
+
+
 def first_non_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     """Name of the first floating tensor that holds NaN or Inf; one read-back for all when there is none."""
     floating = [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
     for device in dict.fromkeys(tensor.device for _, tensor in floating):  # optimizers count on the CPU
         here = [(name, tensor) for name, tensor in floating if tensor.device == device]
-        if not bool(torch.stack([tensor.isfinite().all() for _, tensor in here]).all()):
-            return next(name for name, tensor in here if not bool(tensor.isfinite().all()))
+        if not bool(torch.stack([_all_finite(tensor) for _, tensor in here]).all()):
+            return next(name for name, tensor in here if not bool(_all_finite(tensor)))
     return None
 
 

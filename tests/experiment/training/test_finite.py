@@ -31,6 +31,41 @@ def test_each_kind_and_value(kind, value):
     assert watch.first() == (3, kind)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_one_number_anywhere_in_the_images(layout, dtype):
+    images = torch.randn(3, 3, 5, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    images = images.contiguous(memory_format=layout)
+    images[0, 0, 0, 0] = torch.finfo(dtype).max
+    for place in ((0, 0, 0, 0), (1, 2, 3, 1), (2, 2, 4, 3)):
+        for value in (float("nan"), float("inf"), -float("inf")):
+            watch = FiniteWatch(torch.device("cpu"))
+            watch.see(1, images, GOOD, GOOD.double()[0])
+            assert watch.first() is None
+            bad = images.clone()
+            bad[place] = value
+            watch.see(2, bad, GOOD, GOOD.double()[0])
+            assert watch.first() == (2, "images")
+    assert first_non_finite([("none", images[:0]), ("images", images)]) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_seeing_a_step_on_a_gpu_waits_for_nothing():
+    device = torch.device("cuda")
+    images = torch.zeros(4, 3, 8, 8, device=device).contiguous(memory_format=torch.channels_last)
+    good, bad = torch.zeros(4, 5, device=device), torch.full((4, 5), float("nan"), device=device)
+    watch = FiniteWatch(device)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(6):
+            watch.see(step, images, bad if step > 2 else good, good[0, 0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert watch.first() == (3, "logits")
+
+
 def test_cause_is_named_before_its_consequences():
     watch = FiniteWatch(torch.device("cpu"))
     watch.see(5, BAD, BAD, BAD)
