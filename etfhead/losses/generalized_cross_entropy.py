@@ -47,6 +47,7 @@ def generalized_cross_entropy(
     Raises:
         ValueError: If shapes, types or options do not fit.
 
+    >>> import torch
     >>> generalized_cross_entropy(torch.zeros(1, 2), torch.tensor([0]), q=1.0)
     tensor(0.5000)
     """
