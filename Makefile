@@ -81,6 +81,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.frame_logits --device $(DEVICE)
 	$(BIN)/python -m benchmarks.head_step --device $(DEVICE)
 	$(BIN)/python -m benchmarks.head_plots --device $(DEVICE)
+	$(BIN)/python -m benchmarks.frame_loss_blocks --device $(DEVICE)
 	$(BIN)/python -m benchmarks.collapse --device $(DEVICE)
 	$(BIN)/python -m benchmarks.multilabel_step --device $(DEVICE)
 	$(BIN)/python -m benchmarks.label_decoding

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from etfhead.frames import UnionFrame
 from etfhead.heads import ClassMeanHead, ETFHead, FollowingHead
 from etfhead.heads.delta_rule import DeltaRuleHead
-from etfhead.losses import FrameCrossEntropyLoss, _gpu_streaming
+from etfhead.losses import FrameCrossEntropyLoss
 
 __all__ = [
     "LEARNABLE",
@@ -73,7 +73,7 @@ def inputs(size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     return Inputs(features, target, size.num_classes)
 
 
-def _whole_step(given: Inputs, loss: Callable[[], Tensor], head: nn.Module, optimizer: str = "adamw") -> Step:
+def whole_step(given: Inputs, loss: Callable[[], Tensor], head: nn.Module, optimizer: str = "adamw") -> Step:
     """Backward of the loss to the features and, where the head has some, its update."""
     parameters = list(head.parameters())
     update: torch.optim.Optimizer | None = None
@@ -102,7 +102,7 @@ def _linear(given: Inputs, *, optimizer: str = "adamw", compiled: bool = False) 
         return F.cross_entropy(layer(features), target)
 
     used = torch.compile(loss, dynamic=False) if compiled else loss
-    return _whole_step(given, lambda: used(given.features, given.target), layer, optimizer)
+    return whole_step(given, lambda: used(given.features, given.target), layer, optimizer)
 
 
 def _linear_autocast(given: Inputs) -> Step:
@@ -114,14 +114,14 @@ def _linear_autocast(given: Inputs) -> Step:
         with torch.autocast(device.type, narrow):
             return F.cross_entropy(layer(given.features), given.target)
 
-    return _whole_step(given, loss, layer)
+    return whole_step(given, loss, layer)
 
 
 def _linear_chunked(given: Inputs) -> Step:
     """Torch's own fused loss; its chunks of samples are those of its default options."""
     layer = nn.Linear(*given.sizes, **given.like)
     options = nn.LinearCrossEntropyOptions()
-    return _whole_step(
+    return whole_step(
         given,
         lambda: F.linear_cross_entropy(
             given.features, layer.weight, given.target, linear_bias=layer.bias, options=options
@@ -132,13 +132,13 @@ def _linear_chunked(given: Inputs) -> Step:
 
 def _frozen(given: Inputs) -> Step:
     layer = nn.Linear(*given.sizes, **given.like).requires_grad_(requires_grad=False)
-    return _whole_step(given, lambda: F.cross_entropy(layer(given.features), given.target), nn.Identity())
+    return whole_step(given, lambda: F.cross_entropy(layer(given.features), given.target), nn.Identity())
 
 
 def _of_head(given: Inputs, head: nn.Module) -> Step:
     """A step of one of this package's heads, with the loss that its ``fused`` asks for."""
     loss = FrameCrossEntropyLoss(head) if head.fused else F.cross_entropy
-    return _whole_step(given, lambda: loss(head(given.features), given.target), head)
+    return whole_step(given, lambda: loss(head(given.features), given.target), head)
 
 
 def _simplex(given: Inputs, basis: Any, *, learn_scale: bool = True, fused: bool = False) -> Step:
@@ -154,25 +154,14 @@ def _simplex(given: Inputs, basis: Any, *, learn_scale: bool = True, fused: bool
     return _of_head(given, head)
 
 
-def _union(given: Inputs, *, antipodal: bool, fused: bool = False) -> Step:
+def _union(given: Inputs, *, antipodal: bool = False, fused: bool = False, compiled: bool = False) -> Step:
     width, classes = given.sizes
     frame = UnionFrame(classes, width, antipodal=antipodal)
     head = ETFHead(width, classes, frame=frame, neck=None, normalize=True, fused=fused, **given.like)
+    if compiled:
+        loss = FrameCrossEntropyLoss(head, compiled=True)
+        return whole_step(given, lambda: loss(head(given.features), given.target), head)
     return _of_head(given, head)
-
-
-def _union_compiled(given: Inputs) -> Step:
-    """The fused loss with its elementwise step compiled, which it is on CUDA alone."""
-    step = _union(given, antipodal=False, fused=True)
-
-    def run() -> None:
-        before, _gpu_streaming.COMPILE = _gpu_streaming.COMPILE, True
-        try:
-            step()
-        finally:
-            _gpu_streaming.COMPILE = before
-
-    return run
 
 
 def _following(given: Inputs, kind: type[nn.Module], **options: Any) -> Step:
@@ -237,7 +226,7 @@ SIDES: dict[str, Callable[[Inputs], Step]] = {
     "union_antipodal": _part(_union, antipodal=True),
     "union_fused": _part(_union, antipodal=False, fused=True),
     "union_antipodal_fused": _part(_union, antipodal=True, fused=True),
-    "union_fused_compiled": _union_compiled,
+    "union_fused_compiled": _part(_union, fused=True, compiled=True),
     "floor": _ready_logits,
     "traffic_floor": _traffic,
 }

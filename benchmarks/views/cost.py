@@ -97,6 +97,21 @@ def head_step(name: str) -> str:
     return table(["size", "head", "ms", "times as fast as `linear_adamw`", "peak MB"], rows, names=2)
 
 
+def frame_loss_blocks(name: str) -> str:
+    """A fused step's time and memory with blocks of every size."""
+    found = load(name)
+    blocks = list(dict.fromkeys(row["block"] for row in found))
+    cells: dict[str, dict[int, str]] = {}
+    for row in found:
+        size = f"B={row['batch_size']:,}, d={row['in_features']:,}, K={row['num_classes']:,}, {row['dtype']}"
+        took = f"{1e3 * row['seconds']['median']:.1f} ms"
+        if "peak_bytes" in row:
+            took += f", {row['peak_bytes'] / 1e6:,.0f} MB"
+        cells.setdefault(size, {})[row["block"]] = took
+    rows = [[size, *(of.get(block, "") for block in blocks)] for size, of in cells.items()]
+    return table(["classes at once:", *(f"{block:,}" for block in blocks)], rows)
+
+
 def collapse_cost(name: str) -> str:
     """An update of the metric over the forward pass that makes its features; memory and time when large."""
     rows, passes, forward = [], [], ""
@@ -198,6 +213,7 @@ WRITERS = {
     for name, view in {
         "train_step": train_step,
         "frame_logits": frame_logits,
+        "frame_loss_blocks": frame_loss_blocks,
         "head_step": head_step,
         "noise_losses": label_losses,
         "multilabel_step": multilabel_step,

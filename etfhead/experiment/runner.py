@@ -14,6 +14,7 @@ from etfhead.errors import CheckpointError, DataError, Interrupted
 from etfhead.experiment.checksums import SEAL, is_intact, seal, wrong_files
 from etfhead.experiment.data import Splits, read_data
 from etfhead.experiment.data.rng import preserved_rng
+from etfhead.experiment.data.workers import WorkerLost, workers_ended
 from etfhead.experiment.environment import describe_environment
 from etfhead.experiment.files import parse_json, write_json, write_text
 from etfhead.experiment.folder_lock import FolderLock, refuse_locked
@@ -64,7 +65,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
     Raises:
         ValueError: If folder, recipe, data or an arm does not allow the run, or another process runs there.
         CheckpointError: If ``resume`` finds no usable checkpoint, or another run's.
-        TrainingError: If numbers stop being finite.
+        TrainingError: If numbers stop being finite, or a loading process dies.
         ConnectionError: If another process of this run has gone.
         Interrupted: If SIGINT, SIGTERM or SIGHUP came; the checkpoint is written.
         OSError: If the folder cannot be written.
@@ -101,7 +102,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
                 title = f"[{count}/{len(jobs)}] {arm} seed {seed}"
                 splits = data.splits(seed)
                 guard()
-                _run_one(recipe, arm, seed, splits=splits, out=out, stop=stop, title=title, guard=guard)
+                with workers_ended():
+                    _run_one(recipe, arm, seed, splits=splits, out=out, stop=stop, title=title, guard=guard)
                 if accelerator.device.type == "cuda":  # or this run's memory would count for the next one
                     gc.collect()
                     torch.cuda.empty_cache()
@@ -189,6 +191,8 @@ def _run_one(
         except DataError as error:
             # Files are decoded when they are drawn, so an unreadable one can turn up hours into a run.
             raise DataError(f"arm {arm!r}, seed {seed}: {error}; {trainer.left()}") from error
+        except WorkerLost as error:
+            raise trainer.lost(error) from error
     if not hidden:
         say(f"{title}: {_summary(result, primary_metric(recipe))}")
 

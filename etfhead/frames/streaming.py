@@ -19,9 +19,9 @@ __all__ = [
 ]
 
 # Numbers of a block's logits. On a CPU 2 MB of float32, the level-2 cache of one core: a block that stays
-# there is written, exponentiated and summed without memory traffic. On a GPU so many that kernels take longer
-# than their launches.
-_CELLS = {"cpu": 2**19, "cuda": 2**24}
+# there is written, exponentiated and summed without memory traffic. On a GPU kernels must take longer than
+# their launches: twice as many are 15 to 20 % faster at half a gigabyte more (benchmarks/frame_loss_blocks).
+_CELLS = {"cpu": 2**19, "cuda": 2**25}
 _ROWS = {"cpu": 512, "cuda": 4096}  # samples at once: enough for the products to run at full speed
 
 
@@ -106,7 +106,7 @@ def block_grid(frame: Frame, rows: int, device: torch.device, block: int | None 
         rows: B, how many samples there are.
         device: Where the logits are.
         block: Classes in a block, rounded up to what the frame allows; by default as many as make
-            2 MB of float32 logits on a CPU and 64 MB on a GPU, where class vectors take at most four times
+            2 MB of float32 logits on a CPU and 128 MB on a GPU, where class vectors take at most four times
             as much.
 
     Returns:

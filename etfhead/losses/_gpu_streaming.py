@@ -14,9 +14,6 @@ from etfhead.frames.streaming import BlockProducts
 
 __all__ = ["stream_by_softmax"]
 
-# Compile the elementwise step. It makes two kernels of a dozen, for half a minute at the first step.
-COMPILE = False
-
 
 class _Sums(NamedTuple):
     """What is known of each sample after some blocks, each of shape (B,).
@@ -47,6 +44,7 @@ def stream_by_softmax(
     block: int,
     with_gradient: bool,
     with_prediction: bool,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""What :func:`~etfhead.losses._streaming.stream` gives, from the softmax of each block.
 
@@ -64,12 +62,13 @@ def stream_by_softmax(
         block: Classes at once.
         with_gradient: Whether to form the gradient.
         with_prediction: Whether to look for the class of the largest m_k . x.
+        compiled: Make two kernels of the dozen of a block's elementwise operations.
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: (B,), (B, d) or empty, and (B,), without meaning if not asked for.
     """
     classes = products.frame.num_classes
-    step = _compiled_step() if COMPILE else _step
+    step = _compiled_step() if compiled else _step
     zero = x.new_zeros(len(x))
     lowest = torch.full_like(zero, torch.finfo(x.dtype).min)
     sums = _Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))

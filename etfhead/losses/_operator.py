@@ -27,6 +27,7 @@ def streamed_cross_entropy(
     weight: Tensor | None,
     adjustment: Tensor | None,
     half: bool,
+    compiled: bool,
     method: str,
     bound: float,
     block: int | None,
@@ -51,6 +52,7 @@ def streamed_cross_entropy(
         weight: w (K,), at least 0, or None for ones.
         adjustment: c (K,), or None for zeros.
         half: Form the block products in bfloat16.
+        compiled: Compile the elementwise part of a GPU's pass.
         method: ``"bounded"``, ``"online"`` or ``"auto"``.
         bound: What no abs(m_k . x_i) exceeds, or infinity if that is not known.
         block: Classes in a block, or None for the default.
@@ -61,7 +63,7 @@ def streamed_cross_entropy(
         tuple[Tensor, Tensor, Tensor]: Losses (B,), their gradients with respect to x (B, d), and predictions
         (B,). A gradient not asked for has no elements, a prediction not asked for no meaning.
     """
-    options = (weight, adjustment, half, method, bound, block, with_gradient, with_prediction)
+    options = (weight, adjustment, half, compiled, method, bound, block, with_gradient, with_prediction)
     if torch.compiler.is_compiling():
         # The compiled code is guarded by the frame's identity: its id() is a constant there.
         named = (list(factors.values()), " ".join(factors))
@@ -80,6 +82,7 @@ def _run(
     weight: Tensor | None,
     adjustment: Tensor | None,
     half: bool,
+    compiled: bool,
     method: str,
     bound: float,
     block: int | None,
@@ -102,7 +105,10 @@ def _run(
             push = pull + spread * weight.sum()
         products = block_products(frame, factors, torch.bfloat16 if half else x.dtype)
         bounded = is_bounded(x, frame, adjustment, method, bound)
-        one_pass = functools.partial(stream, bounded=bounded) if x.device.type == "cpu" else stream_by_softmax
+        if x.device.type == "cpu":
+            one_pass = functools.partial(stream, bounded=bounded)
+        else:
+            one_pass = functools.partial(stream_by_softmax, compiled=compiled)
         rows, block = block_grid(frame, len(x), x.device, block)
         parts = [
             one_pass(
@@ -169,7 +175,7 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
-        return (Once.apply(grad_loss, *ctx.saved_tensors), *[None] * 13)
+        return (Once.apply(grad_loss, *ctx.saved_tensors), *[None] * 14)
 
 
 # ``method="bounded"`` reads a number of a GPU back: no CUDA graph may hold that.
@@ -187,6 +193,7 @@ def _operator(
     weight: Tensor | None,
     adjustment: Tensor | None,
     half: bool,
+    compiled: bool,
     method: str,
     bound: float,
     block: int | None,
@@ -195,7 +202,7 @@ def _operator(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pass in a compiled graph."""
     named = dict(zip(names.split(), factors, strict=True))
-    options = (weight, adjustment, half, method, bound, block, with_gradient, with_prediction)
+    options = (weight, adjustment, half, compiled, method, bound, block, with_gradient, with_prediction)
     return _run(x, target, pull, spread, frames_by_id[frame], named, *options)
 
 
@@ -212,7 +219,7 @@ def _save_and_count(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
     grad_x = Once.apply(grad_loss, *ctx.saved_tensors)
-    return (grad_x, None, None, None, [None] * ctx.num_factors, *[None] * 10)
+    return (grad_x, None, None, None, [None] * ctx.num_factors, *[None] * 11)
 
 
 _operator.register_autograd(_backward, setup_context=_save_and_count)

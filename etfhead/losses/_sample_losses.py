@@ -34,6 +34,7 @@ def sample_losses(
     method: Method = "auto",
     block: int | None = None,
     product_dtype: torch.dtype | None = None,
+    compiled: bool = False,
     with_prediction: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of each sample, its weight in the mean, and its predicted class; all of the target's shape.
@@ -90,6 +91,7 @@ def sample_losses(
             weight if smoothing else None,
             adjustment,
             half,
+            compiled,
             method,
             bound,
             block,

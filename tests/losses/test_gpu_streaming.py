@@ -179,12 +179,20 @@ def test_a_cpu_writes_no_blocks():
     assert type(block_products(frame, frame.factors(), torch.bfloat16)) is BlockProducts
 
 
-def test_the_step_may_be_compiled(as_on_a_gpu, monkeypatch):
+def test_the_step_may_be_compiled(monkeypatch):
     torch._dynamo.reset()
     frame = FRAMES["union"]
     x, y = sample(frame, dtype=torch.float32)
-    options = {"scale": 5.0, "normalize": True, "method": "online", "block": 256}
-    eager = frame_cross_entropy(x, y, frame, **options)
-    compiled = torch.compile(gpu_streaming._step, dynamic=True, fullgraph=True, backend="aot_eager")
-    monkeypatch.setattr(gpu_streaming, "_step", compiled)
-    torch.testing.assert_close(frame_cross_entropy(x, y, frame, **options), eager)
+    step = torch.compile(gpu_streaming._step, dynamic=True, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(gpu_streaming, "_compiled_step", lambda: step)
+    products, one = WrittenBlocks(frame, frame.factors(), torch.float32), torch.ones(len(y))
+    options = {"adjustment": None, "block": 256, "with_gradient": True, "with_prediction": True}
+    eager, compiled = (
+        stream_by_softmax(products, x.detach(), y, one, one, compiled=compiled, **options)
+        for compiled in (False, True)
+    )
+    for a, b in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.equal(
+        frame_cross_entropy(x, y, frame, compiled=True), frame_cross_entropy(x, y, frame)
+    )  # a CPU has nothing to compile

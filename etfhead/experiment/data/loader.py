@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,24 +10,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from etfhead.errors import DataError
+from etfhead.experiment.data.workers import WorkerLost, start_method, start_worker, told_of_death, watched
 
 __all__ = ["make_eval_loader", "make_train_loader"]
-
-
-def _start_worker(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group: the main process answers it, workers must finish their batch.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Loader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            batches = super().__iter__()
+            yield from watched(batches) if self.num_workers else batches
         except DataError as error:
             # A worker's error arrives as its whole traceback; its last line is the message.
             line = str(error).strip().splitlines()[-1]
             raise DataError(line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from error
+        except RuntimeError as error:
+            if (reason := told_of_death(error)) is None or isinstance(error, WorkerLost):
+                raise
+            raise WorkerLost(reason) from error
 
 
 def _options(workers: int, pin_memory: bool) -> dict[str, Any]:
@@ -36,7 +35,8 @@ def _options(workers: int, pin_memory: bool) -> dict[str, Any]:
         "num_workers": workers,
         "pin_memory": pin_memory,
         "persistent_workers": workers > 0,
-        "worker_init_fn": _start_worker if workers else None,
+        "worker_init_fn": start_worker if workers else None,
+        "multiprocessing_context": start_method() if workers else None,
         # Without a generator of its own a loader draws from the global one at every pass, and a resumed
         # run would see other dropout masks than an uninterrupted one.
         "generator": torch.Generator(),

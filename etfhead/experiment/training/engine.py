@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from etfhead.errors import Interrupted, TrainingError
+from etfhead.experiment.data.workers import WorkerLost
 from etfhead.experiment.recipe import Recipe
 from etfhead.experiment.task import is_multilabel, primary_metric
 from etfhead.experiment.training.checkpoint import StateFile
@@ -90,8 +91,19 @@ class Trainer:
         Raises:
             Interrupted: A signal came; the checkpoint is written.
             TrainingError: Numbers are not finite; nothing was written after the bad step.
+            WorkerLost: A loading process died; one process alone has written its checkpoint.
             OSError: The disk is full or unwritable; earlier checkpoints are intact.
         """
+        try:
+            self._fit(bar)
+        except WorkerLost:
+            # It is told between two batches, where a signal may stop the run too.
+            self._tick(0)
+            if self.session.accelerator.num_processes == 1:
+                self._save()
+            raise
+
+    def _fit(self, bar: ProgressBar) -> None:
         if self.position.updates == 0 and self.log.initial is None:
             initial = {f"val_{name}": value for name, value in self._validate().items()}
             self.log.initial = initial | self._collapse(0)  # both or, after a stop, neither
@@ -110,26 +122,31 @@ class Trainer:
         done = [position.loss_sum, position.correct] if session.accelerator.is_main_process else [0.0, 0.0]
         sums = torch.tensor(done, dtype=sum_dtype(watch.device), device=watch.device)
         _, count_hits = training_figure(self.recipe.dataset)
-        stopping = False
+        stopping, lost = False, None
         session.train_mode()
         begin_epoch(session.criterion, position.epoch, self.recipe.epochs)
         began = time.perf_counter()
-        for images, target, *index in session.train_batches(position.epoch, position.step):
-            seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
-            loss, outputs, predicted, images, target = forward(session, images, target, *index)
-            update_weights(session, loss, self.recipe.clip_grad)
-            update_heads(session.raw, target)
-            watch.see(position.step, images, outputs, loss)
-            hits = count_hits(outputs, predicted, target)
-            sums += torch.stack([loss.detach() * len(images), hits.sum()])
-            whole_batch = len(images) * session.accelerator.num_processes
-            self._advance(whole_batch)
-            bar.advance(whole_batch)
-            if watch.due(position.step):
-                self._refuse_non_finite(watch)
-                bar.show(loss.item(), position.lr)
-            if stopping := self._stop_requested():
-                break
+        try:
+            for images, target, *index in session.train_batches(position.epoch, position.step):
+                seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
+                loss, outputs, predicted, images, target = forward(session, images, target, *index)
+                update_weights(session, loss, self.recipe.clip_grad)
+                update_heads(session.raw, target)
+                watch.see(position.step, images, outputs, loss)
+                hits = count_hits(outputs, predicted, target)
+                sums += torch.stack([loss.detach() * len(images), hits.sum()])
+                whole_batch = len(images) * session.accelerator.num_processes
+                self._advance(whole_batch)
+                bar.advance(whole_batch)
+                if watch.due(position.step):
+                    self._refuse_non_finite(watch)
+                    bar.show(loss.item(), position.lr)
+                if stopping := self._stop_requested():
+                    break
+        except WorkerLost as error:
+            if session.accelerator.num_processes > 1:  # the others are not here to add up
+                raise
+            lost = error
         position.loss_sum, position.correct = session.accelerator.reduce(sums).tolist()  # waits for the GPU
         elapsed = time.perf_counter() - began
         position.epoch_time += elapsed
@@ -137,6 +154,8 @@ class Trainer:
         self._refuse_non_finite(watch)
         if stopping:
             self._interrupt()
+        if lost is not None:
+            raise lost
 
     def _advance(self, images: int) -> None:
         session, position = self.session, self.position
@@ -220,6 +239,12 @@ class Trainer:
         """One line: what, where, and what is left."""
         advice = "Check the data, lower lr, set clip_grad, or train in float32"
         return f"arm {self.arm!r}, seed {self.seed}: {what} at {self.where(step)}; {self.left()}. {advice}"
+
+    def lost(self, worker: WorkerLost) -> TrainingError:
+        """What to say when a loading process has died."""
+        advice = "lower workers or batch_size, then start again with --resume"
+        where = f"{worker} at {self.where()}"
+        return TrainingError(f"arm {self.arm!r}, seed {self.seed}: {where}; {self.left()}; {advice}")
 
     def left(self) -> str:
         """What an error leaves behind."""
