@@ -64,7 +64,7 @@ class GuidedETFHead(FollowingHead, ETFHead):
 
     class_means: Tensor
     updates: Tensor
-    _counted: tuple[Tensor, int, int] | None = None  # the buffer ``updates``, its version, its number
+    _counted: tuple[Tensor, int | None, int] | None = None  # the buffer ``updates``, its version, its number
 
     # An average of turned simplices (EMA) is no simplex; loading takes the nearest one.
     _load_tolerance = 0.5
@@ -157,12 +157,12 @@ class GuidedETFHead(FollowingHead, ETFHead):
 
     def _count(self) -> int:
         """Count an update. A GPU is asked for the number only where it may be another, and before a turn."""
-        counted, version, step = self._counted or (None, 0, 0)
-        known = counted is self.updates and version == self.updates._version
+        counted, version, step = self._counted or (None, None, 0)
+        known = counted is self.updates and version is not None and version == _version(self.updates)
         if not known or (step + 1) % self.every == 0:
             step = int(self.updates)
         self.updates += 1
-        self._counted = (self.updates, self.updates._version, step + 1)
+        self._counted = (self.updates, _version(self.updates), step + 1)
         return step + 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,3 +187,8 @@ def _data_frame(frame: Frame) -> OrientedSimplexFrame:
     if isinstance(frame, OrientedSimplexFrame):
         return frame
     return OrientedSimplexFrame(frame.num_classes, frame.in_features, vectors=frame.matrix())
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None for one made in inference mode, which does not count."""
+    return None if tensor.is_inference() else tensor._version

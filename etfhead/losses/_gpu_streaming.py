@@ -71,6 +71,8 @@ def stream_by_softmax(
     step = _compiled_step() if compiled else _step
     zero = x.new_zeros(len(x))
     lowest = torch.full_like(zero, torch.finfo(x.dtype).min)
+    if adjustment is not None:
+        adjustment = adjustment.clamp(min=torch.finfo(x.dtype).min)  # a block of -inf alone has no softmax
     sums = _Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))
     narrow = x.to(products.dtype)
     others: Tensor | None = None
@@ -88,6 +90,10 @@ def stream_by_softmax(
         if p is not None:
             found = products.adjoint(p, start, stop).to(x.dtype).mul_(grow[:, None])
             others = found if others is None else found.addcmul_(others, shrink[:, None])
+    if adjustment is not None:
+        sums = sums._replace(
+            target_logit=sums.target_logit.masked_fill(sums.target_logit <= lowest, -math.inf)
+        )
     loss = push * (sums.top + sums.total.log()) - pull * sums.target_logit
     if others is None:
         return loss, x.new_empty(0), sums.prediction

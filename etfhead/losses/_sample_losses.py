@@ -13,7 +13,7 @@ from etfhead.frames.streaming import entered
 from etfhead.losses._one_block import one_block_losses
 from etfhead.losses._operator import check_classes, streamed_cross_entropy
 
-__all__ = ["Method", "Reduction", "reduced", "sample_losses"]
+__all__ = ["Method", "Reduction", "check_product_dtype", "reduced", "sample_losses"]
 
 Reduction = Literal["none", "mean", "sum"]
 Method = Literal["auto", "bounded", "online"]
@@ -102,13 +102,18 @@ def sample_losses(
     return losses.view(target.shape), shares.view(target.shape), prediction.view(target.shape)
 
 
-def _half_products(features: Tensor, asked: torch.dtype | None) -> bool:
-    """Whether products are in bfloat16: as asked for, or where a linear layer's would be on a GPU."""
+def check_product_dtype(asked: torch.dtype | None) -> None:
+    """Refuse what products cannot be formed in."""
     if asked not in (None, torch.bfloat16, torch.float32):
         raise ValueError(
             f"product_dtype={asked}: expected torch.bfloat16, torch.float32 (float64 features keep theirs), "
             "or None for that of a linear layer"
         )
+
+
+def _half_products(features: Tensor, asked: torch.dtype | None) -> bool:
+    """Whether products are in bfloat16: as asked for, or where a linear layer's would be on a GPU."""
+    check_product_dtype(asked)
     if asked is not None or not features.is_cuda:
         return asked == torch.bfloat16
     autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16

@@ -107,6 +107,7 @@ def times_drawn(index: Tensor) -> Tensor:
     >>> times_drawn(torch.tensor([7, 3, 7]))
     tensor([2, 1, 2])
     """
+    index = index.contiguous()  # a column of a table is not, of which searchsorted warns
     ordered = index.sort().values
     return torch.searchsorted(ordered, index, right=True) - torch.searchsorted(ordered, index)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from etfhead.frames import Frame
-from etfhead.losses._sample_losses import Method, Reduction, reduced, sample_losses
+from etfhead.losses._sample_losses import Method, Reduction, check_product_dtype, reduced, sample_losses
 
 __all__ = ["FrameCrossEntropyLoss", "frame_cross_entropy"]
 
@@ -129,7 +129,7 @@ class FrameCrossEntropyLoss(nn.Module):
         - target: (...); (B, H, W).
 
     Raises:
-        ValueError: If the head has no frame, or is not fused.
+        ValueError: If the head has no frame, or is not fused, or for an unknown ``product_dtype``.
 
     >>> from etfhead.heads import ETFHead
     >>> head = ETFHead(64, 10, fused=True)
@@ -164,6 +164,7 @@ class FrameCrossEntropyLoss(nn.Module):
                 "head: expected one that returns features in training mode, such as ETFHead(..., "
                 f"fused=True), got {type(head).__name__}"
             )
+        check_product_dtype(product_dtype)
         self._head: tuple[Any] = (head,)  # in a tuple, so that it does not become a submodule
         self.register_buffer("weight", weight)
         self.register_buffer("logit_adjustment", logit_adjustment)

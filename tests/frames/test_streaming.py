@@ -94,7 +94,7 @@ def test_a_dense_weight_of_another_type_is_cast_slice_by_slice():
     "frame",
     [
         UnionFrame(1100, 64),
-        UnionFrame(1000, 64, antipodal=True),
+        UnionFrame(1100, 64, antipodal=True),
         UnionFrame(900, 60, signs="random"),
         Dense(150, 12),
         assigned(),

@@ -102,6 +102,14 @@ def test_turns_follow_the_buffer_that_counts_updates_whoever_writes_it():
     assert turns(10) == [60]
 
 
+def test_follows_data_in_inference_mode():
+    expected = run(GuidedETFHead(D, K, every=3), batches(7))
+    with torch.inference_mode():
+        head = run(GuidedETFHead(D, K, every=3), batches(7))
+        assert int(head.updates) == 7
+        assert torch.equal(head.class_vectors(), expected.class_vectors())
+
+
 def test_only_the_scale_trains_and_the_gradient_is_that_of_a_fixed_head():
     head, fixed = run(GuidedETFHead(D, K, every=1), batches(3)), ETFHead(D, K)
     fixed.adopt_frame(head.frame)

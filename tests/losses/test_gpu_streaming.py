@@ -5,18 +5,19 @@ import itertools
 import pytest
 import torch
 
-from etfhead.frames import OrthoplexFrame, UnionFrame
+from etfhead.frames import OrthoplexFrame, SimplexFrame, UnionFrame
 from etfhead.frames.streaming import BlockProducts, WrittenBlocks, block_products
+from etfhead.heads import ETFHead
+from etfhead.losses import FrameCrossEntropyLoss, frame_cross_entropy
 from etfhead.losses import _gpu_streaming as gpu_streaming
 from etfhead.losses import _operator as operator
-from etfhead.losses import frame_cross_entropy
 from etfhead.losses._gpu_streaming import stream_by_softmax
 from etfhead.losses._streaming import stream
 from tests.losses.test_frame_cross_entropy import FRAMES, Largest, classwise, dense_loss, sample
 
 EVERY = {
     **FRAMES,
-    "antipodal": UnionFrame(1000, 64, antipodal=True),
+    "antipodal": UnionFrame(1100, 64, antipodal=True),
     "random signs": UnionFrame(1100, 60, signs="random"),
     "orthoplex": OrthoplexFrame(90, 64),
 }
@@ -172,6 +173,8 @@ def test_products_in_the_type_that_is_asked_for():
         ValueError, match=r"product_dtype=torch.float16: expected torch.bfloat16, torch.float32"
     ):
         frame_cross_entropy(x, y, frame, product_dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"product_dtype=torch.float16: expected"):
+        FrameCrossEntropyLoss(ETFHead(64, 1100, fused=True), product_dtype=torch.float16)
 
 
 def test_a_cpu_writes_no_blocks():
@@ -196,3 +199,31 @@ def test_the_step_may_be_compiled(monkeypatch):
     assert torch.equal(
         frame_cross_entropy(x, y, frame, compiled=True), frame_cross_entropy(x, y, frame)
     )  # a CPU has nothing to compile
+
+
+@pytest.mark.parametrize("masked", [slice(0, 500), slice(500, 1100), slice(3, 40)])
+def test_masked_classes_may_fill_blocks(masked, as_on_a_gpu):
+    frame, adjustment = EVERY["antipodal"], torch.zeros(1100, dtype=torch.float64)
+    adjustment[masked] = -torch.inf
+    x = torch.randn(6, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    left = (adjustment == 0.0).nonzero()[:, 0]
+    y = left[:: len(left) // 6][:6].clone()
+    options = {"logit_adjustment": adjustment, "reduction": "none"}
+    found = results(frame_cross_entropy, x, y, frame, 8.0, block=128, **options)
+    expected = results(dense_loss, x, y, frame, 8.0, **options)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    y[2] = masked.start  # a sample of a masked class has no finite loss, and spoils no other
+    losses = frame_cross_entropy(x, y, frame, scale=8.0, block=128, **options)
+    assert losses[2] == torch.inf
+    assert torch.equal(losses[[0, 1, 3, 4, 5]], found[0][[0, 1, 3, 4, 5]])
+
+
+def test_half_products_are_half_where_all_classes_are_one_block():
+    frame = SimplexFrame(400, 512)  # structured: without product_dtype its logits are formed at once
+    x, y = torch.randn(4, 512, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    whole, half = (
+        frame_cross_entropy(x, y, frame, scale=1.0, product_dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert 0.0 < (whole - half).abs() < 0.02 * whole

@@ -1,6 +1,7 @@
 """Losses that remember every training sample: their memory, their checkpoints, and several processes."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -333,3 +334,19 @@ def test_bad_indices(kind, index, message):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_index_may_be_a_column_of_a_table():
+    table = torch.tensor([[7, 0], [3, 0], [7, 1]])
+    strided, plain = (EarlyLearningRegularizationLoss(9, 2) for _ in range(2))
+    z, y = torch.tensor([[1.0, 0.0], [0.5, 2.0], [-1.0, 1.0]]), torch.tensor([0, 1, 1])
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            strided(z, y, table[:, 0])
+    finally:
+        torch.set_warn_always(always)
+    plain(z, y, table[:, 0].clone())
+    assert torch.equal(strided.memory, plain.memory)
