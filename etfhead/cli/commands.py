@@ -148,7 +148,16 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
+    if isinstance(error, RuntimeError) and (reason := _lost_worker(error)) is not None:
+        return reason
     unknown_user = isinstance(error, RuntimeError) and "home directory" in str(error)  # pathlib, of ~nobody
     if isinstance(error, (ValueError, OSError)) or unknown_user:
         return " ".join(str(error).split())
     return None
+
+
+def _lost_worker(error: RuntimeError) -> str | None:
+    from etfhead.experiment.data.workers import told_of_death
+
+    reason = told_of_death(error)
+    return None if reason is None else f"{reason}; lower --workers or --batch-size"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from etfhead.errors import CheckpointError, DataError, Interrupted
+from etfhead.errors import CheckpointError, DataError, Interrupted, TrainingError
 from etfhead.experiment.checksums import SEAL, is_intact, seal, wrong_files
 from etfhead.experiment.data import Splits, read_data
 from etfhead.experiment.data.rng import preserved_rng
@@ -169,9 +169,15 @@ def _run_one(
         if stop.signum is not None and accelerator.num_processes == 1:
             raise Interrupted(stop.signum)
 
-    session = Session.build(
-        recipe, arm, seed, splits, accelerator, title=title, resumed=state is not None, tick=tick
-    )
+    resumed = state is not None
+    try:
+        session = Session.build(
+            recipe, arm, seed, splits, accelerator, title=title, resumed=resumed, tick=tick
+        )
+    except WorkerLost as error:
+        raise TrainingError(
+            f"arm {arm!r}, seed {seed}: orient: {error}; lower workers or batch_size"
+        ) from error
     classes: dict[str, Any] = {"num_classes": splits.num_classes, "class_counts": splits.class_counts}
     trainer = Trainer(recipe, arm, seed, session=session, states=states, stop=stop, **classes)
     if state is not None:

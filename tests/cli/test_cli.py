@@ -165,3 +165,10 @@ def test_a_missing_package_is_named_as_pip_knows_it():
     said = explain(ModuleNotFoundError("No module named 'sklearn'", name="sklearn.datasets"))
     assert said.endswith("pip install scikit-learn")
     assert explain(ModuleNotFoundError("No module named 'x'", name="x")).endswith("pip install x")
+
+
+def test_a_dead_loading_process_is_one_line():
+    said = explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+    assert "a loading process (pid 7) was killed by signal 9 (Killed; often: out of memory)" in said
+    assert "lower" in said
+    assert explain(RuntimeError("CUDA error")) is None

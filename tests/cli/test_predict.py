@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 
 import pytest
 import timm
@@ -146,3 +147,13 @@ def test_numbers_out_of_range(call, stock, pictures, option):
     code, out, err = call("predict", stock, str(pictures), option, "0")
     assert (code, out) == (2, "")
     assert "expected at least 1" in err.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fault is planted in a forked process")
+def test_a_process_that_dies_while_it_decodes_is_one_line(call, stock, pictures, monkeypatch):
+    monkeypatch.setattr("etfhead.experiment.predict.images.decode_image", lambda *_: os.kill(os.getpid(), 9))
+    code, _, err = call("predict", stock, str(pictures), "--workers", "1")
+    assert code == 2
+    assert "etfhead: error: a loading process (pid " in err
+    assert "lower --workers" in err
+    assert "Traceback" not in err

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults import corruptions, folders, kills, others, payloads, processes, programs, writers
+from tests.faults import corruptions, folders, kills, others, payloads, processes, programs, workers, writers
 from tests.faults.not_finite import not_finite
 from tests.faults.runs import CannotStart, Ended, Running, call, in_process, must, start, write_recipe
 
@@ -159,6 +159,17 @@ def _signals(runs: Runs, place: Path) -> Tried:
     return found, lambda: "then --resume"
 
 
+def _signals_to_the_group(runs: Runs, place: Path) -> Tried:
+    which = (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    found = workers.signal_the_group(runs.small, _own(runs.little, place), list(workers.MOMENTS), which)
+    return found, lambda: "nobody is left, then --resume"
+
+
+def _dead_workers(runs: Runs, place: Path) -> Tried:
+    found = workers.kill_one_worker(runs.small, _own(runs.little, place), list(workers.WITH_WORKERS))
+    return found, lambda: "told in a line, then --resume"
+
+
 def _damage(runs: Runs, place: Path) -> Tried:
     counts: Counter[str] = Counter()
     whole, interrupted = _own(runs.little, place), _own(runs.interrupted, place)
@@ -206,6 +217,8 @@ ROWS: dict[str, Callable[[Runs, Path], Tried]] = {
     "kill -9 of a report": lambda runs, place: (
         writers.kill_report(runs.little, place, every=5), lambda: "old or new, never half"),
     "SIGINT, SIGTERM, SIGHUP anywhere": _signals,
+    "SIGTERM to the whole group, workers": _signals_to_the_group,
+    "kill -9 of a loading process": _dead_workers,
     "damaged files, export": _damage_to_export,
     "full disk": _sizes,
     "ENOSPC at one file operation": _one_full_operation,

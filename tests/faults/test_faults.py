@@ -109,6 +109,26 @@ def test_signals(runs, number):
     assert [wrong for _, wrong in signal_at_steps(*runs[:2], [step], (signum,), report=False)] == [""]
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_signals_to_the_whole_group_with_workers(runs, number):
+    import signal
+
+    from tests.faults.workers import signal_the_group
+
+    moment, signum = [
+        ("workers start", signal.SIGTERM), ("validation", signal.SIGTERM), ("step 13", signal.SIGINT)
+    ][number]  # fmt: skip
+    found = list(signal_the_group(*runs[:2], [moment], (signum,), report=False))
+    assert [wrong for _, wrong in found] == [""]
+
+
+def test_a_loading_process_that_is_killed(runs):
+    from tests.faults.workers import kill_one_worker
+
+    found = list(kill_one_worker(*runs[:2], ["step 13", "the test images"], report=False))
+    assert [wrong for _, wrong in found] == ["", ""]
+
+
 def test_a_folder_that_is_removed_or_replaced_in_mid_run(runs):
     from tests.faults.folders import changed_folders
 

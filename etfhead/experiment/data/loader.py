@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from etfhead.errors import DataError
-from etfhead.experiment.data.workers import WorkerLost, start_method, start_worker, told_of_death, watched
+from etfhead.experiment.data.workers import start_method, start_worker, watched
 
 __all__ = ["make_eval_loader", "make_train_loader"]
 
@@ -18,16 +18,11 @@ __all__ = ["make_eval_loader", "make_train_loader"]
 class _Loader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            batches = super().__iter__()
-            yield from watched(batches) if self.num_workers else batches
+            yield from watched(super().__iter__) if self.num_workers else super().__iter__()
         except DataError as error:
             # A worker's error arrives as its whole traceback; its last line is the message.
             line = str(error).strip().splitlines()[-1]
             raise DataError(line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from error
-        except RuntimeError as error:
-            if (reason := told_of_death(error)) is None or isinstance(error, WorkerLost):
-                raise
-            raise WorkerLost(reason) from error
 
 
 def _options(workers: int, pin_memory: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -23,6 +23,7 @@ _PIN_THREAD = "_pin_memory_loop"
 _CUT_OFF = (EOFError, OSError)  # what a queue says whose other end is gone
 _GRACE = 1.0  # seconds between the end of a connection and that of its process
 
+_END = object()
 _iterators: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -31,33 +32,47 @@ class WorkerLost(RuntimeError):  # noqa: N818 - it reports an event; whoever kno
 
 
 class _Deaths:
-    """What torch's SIGCHLD handler has to say, kept until somebody waits for a batch.
+    """What torch's SIGCHLD handler has to say of our workers, kept until somebody wants a batch.
 
-    It would raise wherever the main thread is: in a backward pass, or while a checkpoint is written.
+    It would raise wherever the main thread is: in a backward pass, while a checkpoint is written, in a fork.
     """
 
     def __init__(self) -> None:
         self.told: RuntimeError | None = None
-        self.waiting = False
-        self._previous: Any = None
+        self.starting = False
+        self._handlers: list[Any] = []
 
     def listen(self) -> None:
+        """Stand before the handler that torch installs with its first workers."""
         if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
             return
-        handler = signal.getsignal(signal.SIGCHLD)
-        if handler != self._hear and callable(handler):
-            self._previous = handler
-            signal.signal(signal.SIGCHLD, self._hear)
+        earlier = signal.getsignal(signal.SIGCHLD)
+        if not callable(earlier) or earlier in self._handlers:
+            return
 
-    def _hear(self, signum: int, frame: FrameType | None) -> None:
-        try:
-            self._previous(signum, frame)
-        except RuntimeError as error:
-            found = _DIED.search(str(error))
-            ours = {worker.pid for iterator in _iterators for worker in iterator._workers}
-            if self.waiting or found is None or not ours.intersection(map(int, found["pids"].split(","))):
-                raise
-            self.told = error
+        def hear(signum: int, frame: FrameType | None) -> None:
+            try:
+                earlier(signum, frame)
+            except RuntimeError as error:
+                if not self._is_ours(error):
+                    raise
+                self.told = error
+
+        self._handlers.append(hear)
+        signal.signal(signal.SIGCHLD, hear)
+
+    def check(self) -> None:
+        """Raise what was heard."""
+        told, self.told = self.told, None
+        if told is not None:
+            raise told
+
+    def _is_ours(self, error: RuntimeError) -> bool:
+        found = _DIED.search(str(error))
+        ours = {worker.pid for iterator in _iterators for worker in iterator._workers}
+        return found is not None and (
+            self.starting or not ours.isdisjoint(map(int, found["pids"].split(",")))
+        )
 
 
 _deaths = _Deaths()
@@ -83,37 +98,49 @@ def start_method() -> str | None:
     return "fork" if sys.platform == "linux" and usual else None
 
 
-def watched(iterator: Any) -> Iterator[Any]:
-    """Batches of a loader's iterator with workers.
+def watched(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Batches of a loader with workers.
+
+    Args:
+        start: Begins a pass.
 
     Raises:
         WorkerLost: One of its processes died.
     """
+    with _told_here():
+        _deaths.starting = True
+        try:
+            iterator: Any = start()
+        finally:
+            _deaths.starting = False
     _iterators.add(iterator)
     for worker in iterator._workers:
         # SIGTERM no longer ends it: the last resort of the loader, and of Python at its exit, must.
         worker._popen.terminate = worker._popen.kill
     _deaths.listen()
     while True:
-        if (told := _deaths.told) is not None:
-            _deaths.told = None
-            raise told
-        _deaths.waiting = True
-        try:
-            batch = next(iterator)
-        except StopIteration:
+        with _told_here():
+            batch = next(iterator, _END)
+        if batch is _END:
             return
-        except _CUT_OFF as error:
-            if reason := _first_dead(iterator):
-                raise WorkerLost(reason) from error
-            raise
-        finally:
-            _deaths.waiting = False
         yield batch
 
 
+@contextmanager
+def _told_here() -> Iterator[None]:
+    """Where the main thread wants something of the workers, and is told if one has died."""
+    try:
+        _deaths.check()
+        yield
+    except (RuntimeError, *_CUT_OFF) as error:
+        told = told_of_death(error)
+        if (told or isinstance(error, _CUT_OFF)) and (reason := _first_dead() or told):
+            raise WorkerLost(reason) from error
+        raise
+
+
 def told_of_death(error: BaseException) -> str | None:
-    """What a ``RuntimeError`` of a torch loader says of its dead process, or None if it is about something else.
+    """What a torch loader's ``RuntimeError`` says of a dead process, or None if it is about something else.
 
     >>> told_of_death(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "))
     'a loading process (pid 12) was killed by signal 9 (Killed; often: out of memory)'
@@ -135,14 +162,14 @@ def told_of_death(error: BaseException) -> str | None:
     return _killed(pids, names.get(found["signal"]), found["signal"])
 
 
-def _first_dead(iterator: Any) -> str | None:
+def _first_dead() -> str | None:
     deadline = time.monotonic() + _GRACE
     while True:
-        for worker in iterator._workers:
-            if (code := worker.exitcode) is not None:
-                if code >= 0:
-                    return f"a loading process (pid {worker.pid}) exited unexpectedly with exit code {code}"
+        for worker in [worker for iterator in _iterators for worker in iterator._workers]:
+            if (code := worker.exitcode) is not None and code < 0:
                 return _killed(str(worker.pid), -code, signal.strsignal(-code) or "")
+            if code:
+                return f"a loading process (pid {worker.pid}) exited unexpectedly with exit code {code}"
         if time.monotonic() > deadline:
             return None
         time.sleep(0.01)
@@ -163,7 +190,11 @@ def workers_ended() -> Iterator[None]:
 
     def quiet(args: threading.ExceptHookArgs) -> None:
         # The main thread is told, and tells it in a line.
-        if args.thread is None or _PIN_THREAD not in args.thread.name or not issubclass(args.exc_type, _CUT_OFF):
+        if (
+            args.thread is None
+            or _PIN_THREAD not in args.thread.name
+            or not issubclass(args.exc_type, _CUT_OFF)
+        ):
             threads(args)
 
     threading.excepthook = quiet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ class Trainer:
         self.multilabel, self.metric = is_multilabel(recipe.dataset), primary_metric(recipe)
         self.measure = SplitMeasure(recipe, arm, session, num_classes=num_classes, class_counts=class_counts)
         self.log = Logbook(Position(train_time=session.align_time, align_time=session.align_time))
+        self._lost: WorkerLost | None = None
 
     @property
     def position(self) -> Position:
@@ -122,31 +123,26 @@ class Trainer:
         done = [position.loss_sum, position.correct] if session.accelerator.is_main_process else [0.0, 0.0]
         sums = torch.tensor(done, dtype=sum_dtype(watch.device), device=watch.device)
         _, count_hits = training_figure(self.recipe.dataset)
-        stopping, lost = False, None
+        stopping = False
         session.train_mode()
         begin_epoch(session.criterion, position.epoch, self.recipe.epochs)
         began = time.perf_counter()
-        try:
-            for images, target, *index in session.train_batches(position.epoch, position.step):
-                seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
-                loss, outputs, predicted, images, target = forward(session, images, target, *index)
-                update_weights(session, loss, self.recipe.clip_grad)
-                update_heads(session.raw, target)
-                watch.see(position.step, images, outputs, loss)
-                hits = count_hits(outputs, predicted, target)
-                sums += torch.stack([loss.detach() * len(images), hits.sum()])
-                whole_batch = len(images) * session.accelerator.num_processes
-                self._advance(whole_batch)
-                bar.advance(whole_batch)
-                if watch.due(position.step):
-                    self._refuse_non_finite(watch)
-                    bar.show(loss.item(), position.lr)
-                if stopping := self._stop_requested():
-                    break
-        except WorkerLost as error:
-            if session.accelerator.num_processes > 1:  # the others are not here to add up
-                raise
-            lost = error
+        for images, target, *index in self._batches():
+            seed_step(self.seed, position.epoch, position.step, session.accelerator.process_index)
+            loss, outputs, predicted, images, target = forward(session, images, target, *index)
+            update_weights(session, loss, self.recipe.clip_grad)
+            update_heads(session.raw, target)
+            watch.see(position.step, images, outputs, loss)
+            hits = count_hits(outputs, predicted, target)
+            sums += torch.stack([loss.detach() * len(images), hits.sum()])
+            whole_batch = len(images) * session.accelerator.num_processes
+            self._advance(whole_batch)
+            bar.advance(whole_batch)
+            if watch.due(position.step):
+                self._refuse_non_finite(watch)
+                bar.show(loss.item(), position.lr)
+            if stopping := self._stop_requested():
+                break
         position.loss_sum, position.correct = session.accelerator.reduce(sums).tolist()  # waits for the GPU
         elapsed = time.perf_counter() - began
         position.epoch_time += elapsed
@@ -154,8 +150,17 @@ class Trainer:
         self._refuse_non_finite(watch)
         if stopping:
             self._interrupt()
-        if lost is not None:
-            raise lost
+        if self._lost is not None:
+            raise self._lost
+
+    def _batches(self) -> Iterator[Any]:
+        """The rest of this epoch, or what a dead loading process leaves of it."""
+        try:
+            yield from self.session.train_batches(self.position.epoch, self.position.step)
+        except WorkerLost as error:
+            if self.session.accelerator.num_processes > 1:  # they add up together, and the others go on
+                raise
+            self._lost = error
 
     def _advance(self, images: int) -> None:
         session, position = self.session, self.position

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = ["StopRequest"]
 
 _HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+_BURST = 0.2  # seconds; timeout(1) sends its signal to the process and then to the group
 
 
 class StopRequest:
     """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into ``signum``.
 
     The first signal also puts the earlier handlers back, so that a second one ends the process as usual
-    when a step hangs. SIGHUP alone goes on asking: a window that closes sends it more than once. A signal
-    that the process ignores, as SIGHUP under ``nohup`` and SIGINT in a script's background job, stays
-    ignored. Outside the main thread Python allows no handlers: the request then stays empty.
+    when a step hangs. What comes at once belongs to the first. SIGHUP goes on asking: a window that closes
+    sends it more than once. So do all of them under ``torchrun``, which passes on what its whole process
+    group has got already, and ends its processes by force after half a minute. A signal that the process
+    ignores, as SIGHUP under ``nohup`` and SIGINT in a script's background job, stays ignored. Outside the
+    main thread Python allows no handlers: the request then stays empty.
 
     >>> import os
     >>> with StopRequest() as stop:
@@ -50,6 +55,10 @@ class StopRequest:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum
+        if signum == _HANGUP or "TORCHELASTIC_RUN_ID" in os.environ:
+            return
+        signal.signal(signum, signal.SIG_IGN)
+        time.sleep(_BURST)
         self._restore(keep=_HANGUP)
 
     def _restore(self, keep: int | None = None) -> None:

@@ -151,10 +151,10 @@ class _Signals(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, int]:
         handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-        return int(handlers[0] is signal.SIG_IGN), int(handlers[1] is signal.SIG_DFL)
+        return int(handlers[0] is signal.SIG_IGN), int(handlers[1] is signal.SIG_IGN)
 
 
-def test_workers_leave_ctrl_c_to_the_main_process():
+def test_workers_leave_ctrl_c_and_sigterm_to_the_main_process():
     assert [tuple(map(int, pair)) for pair in make_eval_loader(_Signals(), 1, workers=1)] == [(1, 1)]
 
 

@@ -47,6 +47,37 @@ def test_a_window_that_closes_says_so_twice():
         signal.signal(signal.SIGHUP, earlier[1])
 
 
+def test_what_comes_at_once_is_one_request():
+    """As timeout(1) sends it: to the process, and then to the group it is in."""
+    seen = []
+    earlier = signal.signal(signal.SIGTERM, lambda *_: seen.append("again"))
+    try:
+        with StopRequest() as stop:
+            sender = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+            sender.start()
+            os.kill(os.getpid(), signal.SIGTERM)
+            sender.join()
+            assert stop.signum == signal.SIGTERM
+            assert seen == []
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert seen == ["again"]
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_torchrun_passes_on_what_the_group_has_got(signum, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    earlier = signal.signal(signum, lambda *_: pytest.fail("ended"))
+    try:
+        with StopRequest() as stop:
+            for _ in range(3):
+                os.kill(os.getpid(), signum)
+            assert stop.signum == signum
+    finally:
+        signal.signal(signum, earlier)
+
+
 def test_handlers_come_back_after_an_error():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ZeroDivisionError), StopRequest():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,13 +51,13 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 PATIENCE = 300.0
 
 
-def start(folder, out, *words, launcher=TORCHRUN):
+def start(folder, out, *words, launcher=TORCHRUN, **options):
     """``etfhead run`` in processes of their own, whose words go to a file beside ``out``."""
     command = [sys.executable, *launcher, "-m", "etfhead.cli", "run", str(folder / "recipe.yaml")]
     with (folder / f"{out}.log").open("a") as log:
         return subprocess.Popen(
             [*command, "--out", str(folder / out), *words],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT, **options,
         )  # fmt: skip
 
 
@@ -123,6 +124,31 @@ def test_a_killed_run_goes_on_to_the_numbers_of_one_left_alone(folder, killed):
     assert not (folder / killed / "arms/delta/seed0/result.json").exists()
     finish(folder, killed, "--resume")
     assert compare(folder / "two", folder / killed) == []
+
+
+def test_a_group_that_is_told_to_stop_goes_on_to_the_same_numbers(folder):
+    """torchrun passes on the signal that its processes have got already; workers get it too."""
+    if sys.platform != "linux":
+        pytest.skip("process groups as on Linux")
+    launcher = start(folder, "group", "workers=2", start_new_session=True)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "group/arms/learnable/seed0/state.pt").exists():
+            assert launcher.poll() is None, (folder / "group.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        family = psutil.Process(launcher.pid).children(recursive=True)
+        os.killpg(launcher.pid, signal.SIGTERM)
+        assert launcher.wait(PATIENCE) != 0
+        _, left = psutil.wait_procs(family, timeout=8.0)
+    finally:
+        launcher.kill()
+    told = (folder / "group.log").read_text()
+    assert told.count("etfhead: stopped by signal 15; checkpoint") == 2, told
+    assert "etfhead: error" not in told
+    assert left == []
+    finish(folder, "group", "workers=2", "--resume")
+    assert compare(folder / "two", folder / "group") == []
 
 
 def test_another_number_of_processes_does_not_go_on(folder):
