@@ -203,5 +203,6 @@ def workers_ended() -> Iterator[None]:
     finally:
         for iterator in [other for other in _iterators if other not in before]:
             iterator._shutdown_workers()
+            _iterators.discard(iterator)  # whoever holds the loader still: its dead are no longer news
         _deaths.told = None
         threading.excepthook = threads

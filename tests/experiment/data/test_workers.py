@@ -93,6 +93,18 @@ def test_a_worker_that_leaves_is_told_with_its_code():
         list(make_eval_loader(_Leaves(), 2, workers=1))
 
 
+def test_the_dead_of_a_loader_that_was_ended_are_not_told_again():
+    with workers_ended():
+        earlier = make_eval_loader(_Pids(8), 2, workers=1)  # held until the end of this test
+        pid = {int(pid) for _, pids in earlier for pid in pids}.pop()
+        os.kill(pid, signal.SIGUSR1)
+        assert _gone(pid)
+        with pytest.raises(WorkerLost, match="killed by signal 10"):
+            list(earlier)
+    with workers_ended(), pytest.raises(WorkerLost, match="exited unexpectedly with exit code 3"):
+        list(make_eval_loader(_Leaves(), 2, workers=1))
+
+
 def test_a_stuck_worker_ends_with_its_loader():
     with workers_ended():
         batches = iter(make_eval_loader(_Pids(stuck=2), 2, workers=1))
