@@ -19,7 +19,7 @@ from tests.faults.runs import call, compare, finished_files, start, wait
 __all__ = ["MOMENTS", "WITH_WORKERS", "kill_one_worker", "signal_the_group"]
 
 _PATIENCE = 60.0
-_LEFT = 8.0  # seconds in which workers notice that the main process has gone; torch looks every 5
+_LEFT = 20.0  # seconds in which workers notice that the main process has gone; torch looks every 5
 
 # Where a run is when it happens: what is called there, and the how many-th call.
 MOMENTS = {

@@ -62,7 +62,7 @@ def test_a_group_that_is_told_to_stop_goes_on_to_the_same_numbers(whole, tmp_pat
         else:
             os.killpg(process.pid, signal.SIGTERM)
         code, told = finish(process)
-        _, left = psutil.wait_procs(family, timeout=8.0)
+        _, left = psutil.wait_procs(family, timeout=20.0)
     finally:
         process.kill()
     assert code == 143, told
