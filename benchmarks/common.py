@@ -8,7 +8,9 @@ Results are written after each case: what was measured survives a case that fail
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import functools
 import gc
 import json
 import statistics
@@ -183,3 +185,35 @@ def built(
         return {name: build() for name, build in sides.items()}, {name: {} for name in sides}
     found = {name: on_cuda(build) for name, build in sides.items()}
     return {name: step for name, (step, _) in found.items()}, {name: own for name, (_, own) in found.items()}
+
+
+def model_steps(
+    name: str,
+    measure: Callable[..., Sequence[Row]],
+    show: Callable[[Sequence[Row]], str],
+    cases: Mapping[str, Sequence[tuple[Any, ...]]],
+    rounds: Mapping[str, int],
+    *,
+    description: str | None,
+) -> None:
+    """Command line of a benchmark of whole models' training steps; on a GPU under autocast to bfloat16.
+
+    Args:
+        name: Of the benchmark and its file.
+        measure: Called with a case, rounds, device and ``autocast``.
+        show: Lines to print of a case's rows.
+        cases: Of each device: model, image size, batch and outputs.
+        rounds: Of each device, by default.
+        description: For ``--help``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, help="60, on a GPU 25")
+    args = parser.parse_args()
+    narrow = torch.bfloat16 if args.device == "cuda" else None
+    chosen = args.rounds or rounds[args.device]
+    measured = {
+        f"{case[0]}, K={case[3]}": functools.partial(measure, *case, chosen, args.device, autocast=narrow)
+        for case in cases[args.device]
+    }
+    case_by_case(measured, show=show, keep=keep_in(name, args.device))

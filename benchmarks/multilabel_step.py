@@ -7,7 +7,6 @@ python -m benchmarks.multilabel_step [--device cuda] [--rounds 60]
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import torch
 from timm.loss import AsymmetricLossMultiLabel
 from torch import nn
 
-from benchmarks.common import Row, built, case_by_case, keep_in, quartiles, ratio, take_turns, training_step
+from benchmarks.common import Row, built, model_steps, quartiles, ratio, take_turns, training_step
 from etfhead import swap_head
 from etfhead.losses import PickAllLabelLoss
 
@@ -99,17 +98,7 @@ def show(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, help="60, on a GPU 25")
-    args = parser.parse_args()
-    rounds = args.rounds or ROUNDS[args.device]
-    narrow = torch.bfloat16 if args.device == "cuda" else None
-    cases = {
-        f"{case[0]}, K={case[3]}": functools.partial(measure, *case, rounds, args.device, autocast=narrow)
-        for case in CASES[args.device]
-    }
-    case_by_case(cases, show=show, keep=keep_in("multilabel_step", args.device))
+    model_steps("multilabel_step", measure, show, CASES, ROUNDS, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -29,17 +29,9 @@ from benchmarks.head_sides import SIDES, Size
 from benchmarks.views import cells, registry
 from etfhead.experiment.schema import load_recipe, smoke
 from etfhead.experiment.training import engine
+from tests.devices import cuda
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-        ],
-    ),
-]
+DEVICES = ["cpu", cuda]
 WIDE, TALL = Size(8, 128, 16), Size(8, 16, 128)  # K < d, K > d
 HEADS = [
     pytest.param(side, size, id=f"{side}-K={size.num_classes}")

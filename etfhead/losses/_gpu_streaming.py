@@ -5,32 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from etfhead.frames.streaming import BlockProducts
+from etfhead.losses._streaming import Sums
 
 __all__ = ["stream_by_softmax"]
-
-
-class _Sums(NamedTuple):
-    """What is known of each sample after some blocks, each of shape (B,).
-
-    Attributes:
-        top: The largest logit so far.
-        total: Sum of exp(logit - top).
-        target_logit: The target's logit, once its block has passed; NaN before.
-        best: The largest logit so far, before any adjustment.
-        prediction: And its class.
-    """
-
-    top: Tensor
-    total: Tensor
-    target_logit: Tensor
-    best: Tensor
-    prediction: Tensor
 
 
 def stream_by_softmax(
@@ -73,7 +55,7 @@ def stream_by_softmax(
     lowest = torch.full_like(zero, torch.finfo(x.dtype).min)
     if adjustment is not None:
         adjustment = adjustment.clamp(min=torch.finfo(x.dtype).min)  # a block of -inf alone has no softmax
-    sums = _Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))
+    sums = Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))
     narrow = x.to(products.dtype)
     others: Tensor | None = None
     for start in range(0, classes, block):
@@ -109,10 +91,10 @@ def _step(
     added: Tensor | None,
     column: Tensor,
     start: int,
-    sums: _Sums,
+    sums: Sums,
     dtype: torch.dtype | None,
     predict: bool,
-) -> tuple[Tensor | None, Tensor, Tensor, _Sums]:
+) -> tuple[Tensor | None, Tensor, Tensor, Sums]:
     """One block of logits z (B, n), whose targets are at ``column`` where that is one of its columns.
 
     Returns the probabilities within the block in ``dtype`` with 0 at the target (None if there is no use for
@@ -137,7 +119,7 @@ def _step(
     shrink = torch.exp(top - higher)
     grow = torch.exp(high - higher) / p.gather(1, where[:, None])[:, 0]
     total = total * shrink + grow
-    sums = _Sums(higher, total, target_logit, best, prediction)
+    sums = Sums(higher, total, target_logit, best, prediction)
     if dtype is None:
         return None, shrink, grow, sums
     p = p.to(dtype)
@@ -145,5 +127,5 @@ def _step(
 
 
 @functools.cache
-def _compiled_step() -> Callable[..., tuple[Tensor | None, Tensor, Tensor, _Sums]]:
+def _compiled_step() -> Callable[..., tuple[Tensor | None, Tensor, Tensor, Sums]]:
     return torch.compile(_step, dynamic=True)

@@ -12,14 +12,14 @@ from torch import Tensor
 from etfhead.frames import Frame
 from etfhead.frames.streaming import BlockProducts
 
-__all__ = ["LARGEST_LOGIT", "is_bounded", "stream", "weighted_sum"]
+__all__ = ["LARGEST_LOGIT", "Sums", "is_bounded", "stream", "weighted_sum"]
 
 # exp(64) = 6e27: float32's 3e38 leaves room for sums over ten million classes and for their products, and
 # exp(-64) is a normal number.
 LARGEST_LOGIT = 64.0
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """What is known of each sample after some blocks, each of shape (B,).
 
     Attributes:
@@ -80,7 +80,7 @@ def stream(
     lowest = x.new_full((len(x),), 0.0 if bounded else torch.finfo(x.dtype).min)
     zero = torch.zeros_like(lowest)
     # A target that is no class leaves NaN.
-    sums = _Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))
+    sums = Sums(lowest, zero, zero + math.nan, zero - math.inf, torch.zeros_like(target))
     narrow = x.to(products.dtype)
     # In the last block the whole denominator is known: its targets ride on its product.
     ratio = torch.where(push == 0, 0.0, pull / push)
@@ -129,12 +129,12 @@ def _step(
     added: Tensor | None,
     target: Tensor,
     start: int,
-    sums: _Sums,
+    sums: Sums,
     ratio: Tensor | None,
     dtype: torch.dtype | None,
     bounded: bool,
     predict: bool,
-) -> tuple[Tensor, Tensor | None, _Sums]:
+) -> tuple[Tensor, Tensor | None, Sums]:
     """One block of logits z (B, n), which are overwritten.
 
     Returns the coefficients of the block's class vectors in ``dtype`` (None if there is no use for them), the
@@ -164,7 +164,7 @@ def _step(
         own = z.gather(1, column)
         left = 0.0 if ratio is None else own - (ratio * total)[:, None]
         z = z.scatter_(1, column, torch.where(here[:, None], left, own)).to(dtype)
-    return z, shrink, _Sums(top, total, target_logit, best, prediction)
+    return z, shrink, Sums(top, total, target_logit, best, prediction)
 
 
 @functools.cache

@@ -17,15 +17,7 @@ from etfhead.frames import (
 from etfhead.frames.assign import assign_classes
 from etfhead.frames.class_sums import ClassSums
 from etfhead.frames.orient import class_means_code, orient_simplex, polar_factor
-
-cuda = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
-devices = pytest.mark.parametrize("device", ["cpu", cuda])
+from tests.devices import cuda, devices
 
 
 def unit(K, d, seed=0):

@@ -2,12 +2,8 @@
 
 import copy
 import io
-import shutil
 import subprocess
 import sys
-import sysconfig
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -47,15 +43,7 @@ from etfhead.heads.label_calibration import (
     fit_offsets,
 )
 from etfhead.heads.label_search import centred_logits
-
-cuda = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
-devices = pytest.mark.parametrize("device", ["cpu", cuda])
+from tests.devices import compiles, cuda_only, devices
 
 
 @pytest.fixture(autouse=True)
@@ -753,12 +741,6 @@ def test_whitened_targets(device):
     torch.testing.assert_close(cov, torch.eye(3, dtype=torch.float64), rtol=1e-4, atol=1e-4)
 
 
-def can_compile_for_a_gpu():
-    """Inductor's GPU code needs triton, and triton a C compiler with Python's headers."""
-    headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
-    return bool(headers and find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang"))))
-
-
 COMPILED = [
     "etf",
     "etf structured",
@@ -769,10 +751,7 @@ COMPILED = [
     "delta",
     "guided",
 ]
-gpu_compiler = [
-    *cuda.marks,
-    pytest.mark.skipif(not can_compile_for_a_gpu(), reason="needs triton and a C compiler with Python.h"),
-]
+gpu_compiler = [*cuda_only, compiles]
 
 
 @pytest.mark.parametrize(

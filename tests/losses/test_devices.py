@@ -1,10 +1,8 @@
 """Every loss on the CPU and on a GPU, in each precision, beside itself in float64 on the CPU."""
 
 import contextlib
-import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 from etfhead import losses as L
+from tests.devices import compiles, devices, on_gpu
 from tests.losses.noise_cases import CASES
 
 B, K = 12, 7
@@ -19,17 +18,6 @@ COUNTS = [40, 1, 300, 7, 7, 90, 5]
 REDUCTIONS = ("none", "mean", "sum")
 WHOLE_NUMBERS = [torch.int64, torch.int32, torch.uint8]
 
-cuda_only = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda_only)])
-on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=cuda_only)])
-# What a compiled kernel's launcher is built with.
-headers = Path(sysconfig.get_path("include"), "Python.h").exists()
-compiles = pytest.mark.skipif(
-    not (headers and any(map(shutil.which, ("cc", "gcc", "clang")))), reason="needs a C compiler and Python.h"
-)
 halves = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 
 

@@ -1,9 +1,6 @@
 """The streamed cross-entropy on the CPU and on a GPU, beside all logits in float64 on the CPU."""
 
 import itertools
-import shutil
-import sysconfig
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,19 +12,9 @@ from etfhead.heads import ClassMeanHead, ETFConvHead, ETFHead
 from etfhead.losses import FrameCrossEntropyLoss, frame_cross_entropy
 from etfhead.losses import _gpu_streaming as streaming
 from etfhead.losses import _operator as operator
+from tests.devices import compiles, devices, on_gpu
 from tests.losses.test_frame_cross_entropy import FRAMES, Head, classwise, dense_loss, sample
 
-cuda_only = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda_only)])
-on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=cuda_only)])
-# What a compiled kernel's launcher is built with.
-headers = Path(sysconfig.get_path("include"), "Python.h").exists()
-compiles = pytest.mark.skipif(
-    not (headers and any(map(shutil.which, ("cc", "gcc", "clang")))), reason="needs a C compiler and Python.h"
-)
 every_frame = pytest.mark.parametrize("name", FRAMES)
 
 

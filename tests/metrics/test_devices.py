@@ -8,15 +8,9 @@ from etfhead import metrics as M
 from etfhead.frames import SimplexFrame, make_frame
 from etfhead.frames.last_layer import simplex_geometry
 from etfhead.heads import ETFHead
+from tests.devices import devices, on_gpu
 
 K, D, N = 5, 12, 150
-
-cuda_only = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda_only)])
-on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=cuda_only)])
 
 
 def numbers(*shape, seed=0):

@@ -13,16 +13,11 @@ from etfhead import align_head, fold_head, swap_head
 from etfhead.frames.class_sums import ClassSums
 from etfhead.heads import FeatureHead, batch_sums, delta_rule, update_heads
 from etfhead.surgery import find_heads, layer_decay_groups, prepare_ddp
+from tests.devices import cuda, devices
 
 dist = torch.distributed
 DDP = nn.parallel.DistributedDataParallel
 
-gpu_marks = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-cuda = pytest.param("cuda", marks=gpu_marks)
-devices = pytest.mark.parametrize("device", ["cpu", cuda])
 TARGETS = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 3
 
 HEADS = {
