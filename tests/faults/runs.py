@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from etfhead.cli import main
 
@@ -121,6 +123,8 @@ def start(work: Callable[[], int], log: Path) -> Running:
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         torch.set_num_threads(1)
+        # tqdm's own lock is shared with forked processes: one that is killed while it writes would keep it.
+        tqdm.set_lock(threading.RLock())
         code = work()
     except BaseException:
         traceback.print_exc()

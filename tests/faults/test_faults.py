@@ -325,3 +325,32 @@ def test_the_whole_table(tmp_path):
 
     rows = run_all(tmp_path, kills=20, flips=2)
     assert {row["fault"]: row["failed"] for row in rows if row["failed"]} == {}
+
+
+def test_a_process_killed_while_it_writes_its_progress_stops_no_other(tmp_path):
+    import signal
+    import time
+
+    from tqdm import tqdm
+
+    from tests.faults.runs import start, wait
+
+    held = tmp_path / "held"
+
+    def hold():
+        with tqdm.get_lock():
+            held.touch()
+            time.sleep(60)
+        return 0
+
+    def write():
+        tqdm(total=1).close()
+        return 0
+
+    tqdm(total=1, disable=True).close()  # what it shares is there before the fork
+    writer = start(hold, tmp_path / "log")
+    while not held.exists():
+        time.sleep(0.005)
+    os.kill(writer.pid, signal.SIGKILL)
+    wait(writer)
+    assert wait(start(write, tmp_path / "log"), timeout=30.0).code == 0
