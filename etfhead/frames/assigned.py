@@ -170,12 +170,7 @@ class AssignedFrame(Frame):
 
     def spec(self) -> dict[str, Any]:
         """JSON-able description: sizes and base; what comes from data is in :meth:`state`."""
-        return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "in_features": self.in_features,
-            "base": self.base.spec(),
-        }
+        return {**super().spec(), "base": self.base.spec()}
 
     def _turned(self, features: Tensor, factors: dict[str, Tensor]) -> Tensor:
         if self.rotation is None:

@@ -82,7 +82,11 @@ class Frame(ABC):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """JSON-able description; ``make_frame(**spec)`` builds the same frame again."""
+        """JSON-able description; ``make_frame(**spec)`` builds the same frame again.
+
+        Here name and sizes: a subclass adds what else it is built with.
+        """
+        return {"name": self.name, "num_classes": self.num_classes, "in_features": self.in_features}
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that come from data or an optimiser; ``make_frame(**spec(), **state())`` builds it again.

@@ -92,14 +92,7 @@ class BasisFrame(Frame):
 
     def spec(self) -> dict[str, Any]:
         """JSON-able description; ``make_frame(**spec)`` builds the same frame again."""
-        return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "in_features": self.in_features,
-            **self._options(),
-            "basis": self.basis,
-            "seed": self.seed,
-        }
+        return {**super().spec(), **self._options(), "basis": self.basis, "seed": self.seed}
 
     def _options(self) -> dict[str, Any]:
         """What else the frame is built with."""

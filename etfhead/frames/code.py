@@ -132,9 +132,4 @@ class CodeFrame(Frame):
 
     def spec(self) -> dict[str, Any]:
         """JSON-able description; the vectors themselves are in :meth:`state`."""
-        return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "in_features": self.in_features,
-            "seed": self.seed,
-        }
+        return {**super().spec(), "seed": self.seed}

@@ -71,7 +71,7 @@ class ClassMeansFrame(Frame):
 
     def spec(self) -> dict[str, Any]:
         """JSON-able description: the sizes; what comes from data is in :meth:`state`."""
-        return {"name": self.name, "num_classes": self.num_classes, "in_features": self.in_features}
+        return super().spec()
 
 
 class OrientedSimplexFrame(ClassMeansFrame):

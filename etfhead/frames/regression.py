@@ -123,9 +123,7 @@ class RegressionFrame(Frame):
     def spec(self) -> dict[str, Any]:
         """JSON-able description; what comes from data is in :meth:`state`."""
         return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "in_features": self.in_features,
+            **super().spec(),
             "exponent": self.exponent,
             "weight_decay": self.weight_decay,
             "feature_decay": self.feature_decay,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -10,18 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from etfhead.frames.base import checked_size
-from etfhead.frames.regression import RegressionFrame
-from etfhead.frames.target_moments import (
-    TargetStatistics,
-    check_independent,
-    check_scales,
-    inverse_root,
-    target_statistics,
-    varies,
-)
+from etfhead.frames.target_moments import TargetStatistics, check_scales, inverse_root, target_statistics
 from etfhead.heads.base import FeatureHead, Neck
-from etfhead.heads.frame_head import checked_flag
 from etfhead.heads.frame_state import real
+from etfhead.heads.regression_weight import checked_energy, checked_statistics, regression_weight
 
 __all__ = ["RegressionConvHead", "RegressionHead"]
 
@@ -116,30 +107,22 @@ class RegressionHead(FeatureHead):
                 f"num_targets={n} with in_features={in_features}: {n} directions need as many features; "
                 f"widen the last layer to at least {n}, or take a learnable nn.Linear"
             )
-        explicit = weight_decay is not None or feature_decay is not None
-        if checked_flag("whiten", whiten) and explicit:
-            raise ValueError("whiten=True with decays: the explicit form has no whitening; take one of them")
-        if explicit and feature_energy != "auto":
-            raise ValueError(
-                f"feature_energy={feature_energy} with decays: these fix the scale; leave it at 'auto'"
-            )
-        self.whiten, self.feature_energy = whiten, _checked_energy(feature_energy, self.in_features)
-        self.allow_singular = checked_flag("allow_singular", allow_singular)
-        statistics = _statistics(targets, n)
-        if not allow_singular:
-            check_independent(statistics.covariance)
-        self.first_frame = RegressionFrame(
-            n,
+        self.whiten, self.allow_singular = whiten, allow_singular
+        statistics = checked_statistics(targets, n)
+        self.first_frame, weight = regression_weight(
+            statistics,
             self.in_features,
-            covariance=statistics.covariance,
-            exponent=0.5 if whiten else 0.25,
+            feature_energy=feature_energy,
+            whiten=whiten,
             weight_decay=weight_decay,
             feature_decay=feature_decay,
+            allow_singular=allow_singular,
             basis=basis,
             seed=seed,
         )
+        self.feature_energy = checked_energy(feature_energy, self.in_features)
         self._exact = {
-            "weight": self._gain(explicit) * self.first_frame.matrix(),
+            "weight": weight,
             "bias": statistics.mean,
             "target_covariance": statistics.covariance,
         }
@@ -184,20 +167,6 @@ class RegressionHead(FeatureHead):
             raise ValueError(f"values: expected {self.num_targets} targets, got shape {tuple(values.shape)}")
         white = (last - self._exact["bias"].to(values)) @ self._whitening.to(values)
         return white.movedim(-1, 1) if self.channel_dim == 1 else white
-
-    def _gain(self, explicit: bool) -> float:
-        eigenvalues = torch.linalg.eigvalsh(self.first_frame.covariance).clamp(min=0.0)
-        if explicit:
-            frame = self.first_frame
-            if not frame.root().any():
-                raise ValueError(
-                    f"weight_decay={frame.weight_decay}, feature_decay={frame.feature_decay}: "
-                    "their product is not below the largest variance of the targets, "
-                    f"{eigenvalues[-1].item():.3g}, and the best weight is then zero; lower them"
-                )
-            return 1.0
-        kept = eigenvalues[varies(eigenvalues, pseudo=self.allow_singular)]
-        return math.sqrt((kept ** (1 - 2 * self.first_frame.exponent)).sum().item() / self.feature_energy)
 
     def _restore(self) -> None:
         if not self.weight.is_meta:
@@ -264,24 +233,3 @@ class RegressionConvHead(RegressionHead):
     """
 
     channel_dim = 1
-
-
-def _checked_energy(feature_energy: float | str, in_features: int) -> float:
-    if feature_energy == "auto":
-        return float(in_features)
-    number = isinstance(feature_energy, int | float) and not isinstance(feature_energy, bool)
-    if not number or not 0 < float(feature_energy) < math.inf:
-        raise ValueError(f"feature_energy={feature_energy!r}: expected a positive number or 'auto'")
-    return float(feature_energy)
-
-
-def _statistics(targets: Tensor | TargetStatistics | None, num_targets: int) -> TargetStatistics:
-    if targets is None:
-        raise ValueError(
-            "targets: a fixed regression head is made from the training targets; pass them, (M, n), or "
-            "target_statistics of them"
-        )
-    statistics = target_statistics(targets)
-    if (found := len(statistics.mean)) != num_targets:
-        raise ValueError(f"targets: expected {num_targets} columns, as num_targets, got {found}")
-    return statistics

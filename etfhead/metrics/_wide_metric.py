@@ -24,7 +24,7 @@ class WideMetric(Metric):
     """
 
     full_state_update: bool | None = True
-    plotted: ClassVar[tuple[str, ...]] = ()  # figures that plot() draws
+    plotted: ClassVar[tuple[str, ...]] = ()  # figures that plot() draws, where they are always the same
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
         def moved(tensor: Tensor) -> Tensor:
@@ -77,4 +77,10 @@ class WideMetric(Metric):
         Returns:
             Figure and axis.
         """
-        return plot_figures(self.compute() if val is None else val, self.plotted, ax)
+        given = self.compute() if val is None else val
+        rows = [given] if isinstance(given, Mapping) else given
+        return plot_figures(given, self._names_to_plot(rows), ax)
+
+    def _names_to_plot(self, rows: Sequence[Mapping[str, Tensor]]) -> tuple[str, ...]:
+        """The figures that plot() draws of these results."""
+        return self.plotted

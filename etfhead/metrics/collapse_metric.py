@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import checked_size
 from etfhead.metrics._checks import (
@@ -19,19 +18,19 @@ from etfhead.metrics._checks import (
     checked_vectors,
     wide_dtype,
 )
+from etfhead.metrics._disagreement_states import DisagreementStates
 from etfhead.metrics._moments_sync import moments_over_processes
-from etfhead.metrics._sync import agree_on_width, sum_over_processes
-from etfhead.metrics._wide_metric import WideMetric
+from etfhead.metrics._sized_metric import SizedMetric
+from etfhead.metrics._sync import Gather
 from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
 from etfhead.metrics.collapse_figures import centred_means, class_values, collapse_figures
 from etfhead.metrics.functional import predicted_classes
-from etfhead.metrics.nearest_centre import nearest_centre, nearest_centre_disagreement
 from etfhead.metrics.variability import between_classes
 
 __all__ = ["NeuralCollapse"]
 
 
-class NeuralCollapse(WideMetric):
+class NeuralCollapse(DisagreementStates, SizedMetric):
     r"""Neural collapse of a stream of features: NC1 to NC4 and CDNV, in one pass and float64.
 
     .. math:: \mathrm{NC1} = \tfrac1K \mathrm{tr}(\Sigma_W \Sigma_B^+)
@@ -78,10 +77,6 @@ class NeuralCollapse(WideMetric):
     sums: Tensor
     squares: Tensor
     scatter: Tensor
-    disagreements: Tensor
-    decided: Tensor
-    kept_features: list[Tensor]
-    kept_predictions: list[Tensor]
     weight: Tensor | None
     bias: Tensor | None
     projection: Tensor | None
@@ -108,10 +103,7 @@ class NeuralCollapse(WideMetric):
         self.register_buffer("projection", basis, persistent=False)
         for name, state in zip(ClassMoments._fields, self._nothing(0), strict=True):
             self.add_state(name, state, dist_reduce_fx="sum")
-        self.add_state("disagreements", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("decided", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("kept_features", [], dist_reduce_fx=None)
-        self.add_state("kept_predictions", [], dist_reduce_fx=None)
+        self._add_disagreement_states()
         # Of metrics whose states agree after the first batch MetricCollection updates one alone; NC4 is of
         # each one's class vectors. NaN agrees with nothing.
         self.add_state("apart", torch.tensor(torch.nan), dist_reduce_fx=None)
@@ -159,23 +151,14 @@ class NeuralCollapse(WideMetric):
             )
         if predictions is not None:
             predictions = checked_predictions(predictions, len(labels))
-        if not self.in_features:
-            self._allocate(wide)
+        self._take_width(wide.shape[1], wide.device)
         add_batch(self.moments, wide, labels, self.projection)
         if self.nc4 is None or (predictions is None and self.weight is None) or not len(labels):
             return
         if predictions is None:
             assert self.weight is not None  # noqa: S101 - said above
             predictions = predicted_classes(wide, self.weight, self.bias)
-        if self.nc4 == "exact":
-            self.kept_features.append(features.detach().clone())
-            self.kept_predictions.append(predictions.to(features.device))
-        else:
-            named = nearest_centre(wide, self.moments.means, self.counts > 0)
-            wrong = (named != predictions.to(named.device)).sum()
-            # Not in place: reset() in inference mode leaves tensors that cannot be changed outside of it.
-            self.disagreements = self.disagreements + wrong.to(self.disagreements.device)
-            self.decided = self.decided + len(labels)
+        self._judge(features, predictions, self.moments)
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
@@ -185,7 +168,7 @@ class NeuralCollapse(WideMetric):
             ValueError: If fewer than two classes have a sample, no class has two, or all class means are one.
         """
         figures = collapse_figures(self.moments, self._vectors(), self.projection)
-        wrong, decided = self._disagreements()
+        wrong, decided = self._judged(self.moments)
         if int(decided):
             figures["nc4"] = wrong.to(self.sums.dtype) / decided
         return figures
@@ -217,42 +200,17 @@ class NeuralCollapse(WideMetric):
                     f"{tuple(own.scatter.shape)}, got {tuple(other.sums.shape)} and "
                     f"{tuple(other.scatter.shape)}; merge those of the same classes, features and projection"
                 )
-            if not self.in_features:
-                self._allocate(other.sums)
-            with torch.inference_mode(False):  # as in _allocate
+            self._take_width(width, other.sums.device)
+            with torch.inference_mode(False):  # as in _take_width
                 self._hold(merge_moments(self.moments, other, self.projection))
         self._computed = None
         self._update_count += 1
-        self.disagreements = self.disagreements + incoming["disagreements"]
-        self.decided = self.decided + incoming["decided"]
-        self.kept_features = [*self.kept_features, *incoming["kept_features"]]
-        self.kept_predictions = [*self.kept_predictions, *incoming["kept_predictions"]]
+        self._merge_judged(incoming)
 
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
-    ) -> None:
-        """Sum over processes; squares about each process' own class means go to common ones first."""
-        group = process_group or self.process_group
-        width = agree_on_width(self.in_features, self.device, dist_sync_fn, group)
-        if not width:
-            return
-        if not self.in_features:
-            self._allocate(self.sums.new_empty(0, width))
-        self._hold(moments_over_processes(self.moments, dist_sync_fn, group, self.projection))
-        # The class means are now everybody's: each process judges its own samples, none is sent.
-        wrong, decided = self._disagreements()
-        self.disagreements = sum_over_processes(wrong, dist_sync_fn, group)
-        self.decided = sum_over_processes(decided, dist_sync_fn, group)
-        self.kept_features, self.kept_predictions = [], []
-
-    def _disagreements(self) -> tuple[Tensor, Tensor]:
-        """How many samples NC4 counts, and of how many."""
-        wrong, decided = self.disagreements, self.decided
-        means, seen = self.moments.means, self.counts > 0
-        for features, predictions in zip(self.kept_features, self.kept_predictions, strict=True):
-            wrong = wrong + nearest_centre_disagreement(features, means, predictions, seen)
-            decided = decided + len(features)
-        return wrong, decided
+    def _sum_states(self, gather: Gather, group: Any) -> None:
+        """Squares about each process' own class means go to common ones first."""
+        self._hold(moments_over_processes(self.moments, gather, group, self.projection))
+        self._sum_judged(self.moments, gather, group)
 
     def _vectors(self) -> Tensor | None:
         if self.weight is None:
@@ -267,12 +225,10 @@ class NeuralCollapse(WideMetric):
         dtype = torch.float32 if device is None else wide_dtype(device)
         return empty_moments(self.num_classes, width, columns, device=device, dtype=dtype)
 
-    def _allocate(self, like: Tensor) -> None:
-        width = like.shape[1]
+    def _make_states(self, width: int, device: torch.device) -> None:
         if self.projection is not None and len(self.projection) != width:
             raise ValueError(f"projection: expected {width} rows, one a feature, got {len(self.projection)}")
-        with torch.inference_mode(False):  # else later batches outside of it could not be added in place
-            self._hold(self._nothing(width, like.device))
+        self._hold(self._nothing(width, device))
 
     def _hold(self, moments: ClassMoments) -> None:
         for name, value in zip(ClassMoments._fields, moments, strict=True):

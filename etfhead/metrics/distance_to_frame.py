@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import Frame
 from etfhead.frames.last_layer import LastLayer
 from etfhead.metrics._blocks import inner_products, unit_distance
 from etfhead.metrics._checks import checked_batch, checked_vectors, wide_dtype
-from etfhead.metrics._sync import agree_on_width, sum_over_processes
+from etfhead.metrics._sized_metric import SizedMetric
+from etfhead.metrics._sync import Gather, sum_over_processes
 from etfhead.metrics._targets import checked_target, class_count, target_blocks
-from etfhead.metrics._wide_metric import WideMetric
 
 __all__ = ["FrameDistance", "frame_distance"]
 
@@ -61,7 +60,7 @@ def frame_distance(
     return _distances(means, geometry, weight, None)
 
 
-class FrameDistance(WideMetric):
+class FrameDistance(SizedMetric):
     r"""Distance of the last layer from a frame, or from the optimum of a loss, as batches come in.
 
     Keeps counts and class sums, K (d + 1) numbers, in float64. The figures are those of
@@ -130,6 +129,11 @@ class FrameDistance(WideMetric):
         self.weight = checked_vectors("weight", weight, self.num_classes).clone()
         self._computed = None
 
+    @property
+    def in_features(self) -> int:
+        """The d of the features seen; 0 before the first batch."""
+        return self.class_sums.shape[1] if self.class_sums.ndim else 0
+
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch.
 
@@ -140,10 +144,8 @@ class FrameDistance(WideMetric):
         Raises:
             ValueError: If it does not fit; nothing was added then.
         """
-        features, labels = checked_batch(features, labels, self.num_classes, self._width() or None)
-        if not self._width():
-            self.class_sums = self._no_sums(features.shape[1], features.device)
-            self.counts = self.counts.to(features.device)
+        features, labels = checked_batch(features, labels, self.num_classes, self.in_features or None)
+        self._take_width(features.shape[1], features.device)
         # Not in place: reset() in inference mode leaves tensors that cannot be changed outside of it.
         self.counts = self.counts + torch.bincount(labels, minlength=self.num_classes)
         self.class_sums.index_add_(0, labels, features)
@@ -165,19 +167,13 @@ class FrameDistance(WideMetric):
         figures["missing_classes"] = torch.tensor(self.num_classes - len(seen), device=means.device)
         return figures
 
-    def _width(self) -> int:
-        return self.class_sums.shape[1] if self.class_sums.ndim else 0
+    def _make_states(self, width: int, device: torch.device) -> None:
+        self.class_sums = torch.zeros(self.num_classes, width, dtype=wide_dtype(device), device=device)
+        self.counts = self.counts.to(device)
 
-    def _no_sums(self, width: int, device: torch.device) -> Tensor:
-        with torch.inference_mode(False):  # else later batches outside of it could not be added in place
-            return torch.zeros(self.num_classes, width, dtype=wide_dtype(device), device=device)
-
-    def _sync_dist(self, dist_sync_fn: Any = gather_all_tensors, process_group: Any = None) -> None:
-        group = process_group or self.process_group
-        width = agree_on_width(self._width(), self.device, dist_sync_fn, group)
-        sums = self.class_sums if self._width() else self._no_sums(width, self.device)
-        self.counts = sum_over_processes(self.counts, dist_sync_fn, group)
-        self.class_sums = sum_over_processes(sums, dist_sync_fn, group)
+    def _sum_states(self, gather: Gather, group: Any) -> None:
+        self.counts = sum_over_processes(self.counts, gather, group)
+        self.class_sums = sum_over_processes(self.class_sums, gather, group)
 
 
 def _distances(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import checked_size
 from etfhead.metrics._checks import checked_batch, checked_vectors, wide_dtype
 from etfhead.metrics._moments_sync import moments_over_processes
-from etfhead.metrics._plot import Axis, plot_figures
-from etfhead.metrics._sync import agree_on_width, sum_over_processes
-from etfhead.metrics._wide_metric import WideMetric
+from etfhead.metrics._sized_metric import SizedMetric
+from etfhead.metrics._sync import Gather, sum_over_processes
 from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
 from etfhead.metrics.collapse_figures import collapse_figures
 from etfhead.metrics.label_set_table import LabelSets, distinct_sets, join_sets
@@ -28,7 +26,7 @@ _SINGLES = ("counts", "sums", "squares", "scatter")
 _SETS = ("set_counts", "set_sums", "set_squares")
 
 
-class MultiLabelCollapse(WideMetric):
+class MultiLabelCollapse(SizedMetric):
     r"""Neural collapse of multi-label features, in one pass and float64.
 
     Where data are balanced within each number of labels m, samples with one label collapse to a simplex, and
@@ -127,8 +125,7 @@ class MultiLabelCollapse(WideMetric):
         nothing = torch.zeros(rows, dtype=torch.int64)
         wide, _ = checked_batch(features, nothing, self.num_classes, self.in_features or None)
         hot = checked_hot("target", target, len(wide), self.num_classes).to(wide.device)
-        if not self.in_features:
-            self._allocate(wide.shape[1], wide.device)
+        self._take_width(wide.shape[1], wide.device)
         sizes = hot.sum(1)
         single, several = sizes == 1, sizes > 1
         add_batch(self.singles, wide[single], hot[single].int().argmax(1))
@@ -178,8 +175,7 @@ class MultiLabelCollapse(WideMetric):
         self._computed = None
         self._update_count += 1
         if width := singles.sums.shape[1]:
-            if not self.in_features:
-                self._allocate(width, singles.sums.device)
+            self._take_width(width, singles.sums.device)
             self._hold(_SINGLES, merge_moments(self.singles, singles))
             every = distinct_sets([self.set_labels, given["set_labels"]])
             theirs = self.sets._replace(**dict(zip(_SINGLES, (given[name] for name in _SETS), strict=False)))
@@ -191,47 +187,24 @@ class MultiLabelCollapse(WideMetric):
             self.set_labels = every
         self.without_label = self.without_label + given["without_label"]
 
-    def plot(
-        self, val: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | None = None, ax: Axis | None = None
-    ) -> Any:
-        """Draw the main figures on a logarithmic axis: of one result, or of several against their number.
+    def _names_to_plot(self, rows: Sequence[Mapping[str, Tensor]]) -> tuple[str, ...]:
+        errors = {name for row in rows for name in row if name.startswith("tag_error_") and "_m" in name}
+        return ("nc1", "nc2_equinorm", "nc2_equiangular", "nc3", *sorted(errors))
 
-        Args:
-            val: What :meth:`compute` returned, or a list of that; None computes.
-            ax: Matplotlib axis to draw in; None makes a figure.
-
-        Returns:
-            Figure and axis.
-        """
-        given = self.compute() if val is None else val
-        series = [given] if isinstance(given, Mapping) else given
-        errors = sorted(
-            {name for row in series for name in row if name.startswith("tag_error_") and "_m" in name}
-        )
-        return plot_figures(given, ("nc1", "nc2_equinorm", "nc2_equiangular", "nc3", *errors), ax)
-
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
-    ) -> None:
-        """Sum over processes, label sets in one common table."""
-        group = process_group or self.process_group
-        self.without_label = sum_over_processes(self.without_label, dist_sync_fn, group)
-        width = agree_on_width(self.in_features, self.device, dist_sync_fn, group)
-        if not width:
-            return
-        if not self.in_features:
-            self._allocate(width, self.device)
-        every = distinct_sets(dist_sync_fn(self.set_labels.contiguous(), group=group))
+    def _sum_states(self, gather: Gather, group: Any) -> None:
+        """Label sets add up in one common table."""
+        self.without_label = sum_over_processes(self.without_label, gather, group)
+        every = distinct_sets(gather(self.set_labels.contiguous(), group=group))
         own = join_sets(self.set_labels, self.sets, every)
-        self._hold(_SINGLES, moments_over_processes(self.singles, dist_sync_fn, group))
-        self._hold(_SETS, moments_over_processes(own, dist_sync_fn, group, own.sums.new_empty(width, 0)))
+        self._hold(_SINGLES, moments_over_processes(self.singles, gather, group))
+        nothing = own.sums.new_empty(self.in_features, 0)
+        self._hold(_SETS, moments_over_processes(own, gather, group, nothing))
         self.set_labels = every
 
-    def _allocate(self, width: int, device: torch.device) -> None:
+    def _make_states(self, width: int, device: torch.device) -> None:
         options: dict[str, Any] = {"device": device, "dtype": wide_dtype(device)}
-        with torch.inference_mode(False):  # else later batches outside of it could not be added in place
-            self._hold(_SINGLES, empty_moments(self.num_classes, width, **options))
-            self._hold(_SETS, empty_moments(0, width, 0, **options))
+        self._hold(_SINGLES, empty_moments(self.num_classes, width, **options))
+        self._hold(_SETS, empty_moments(0, width, 0, **options))
         self.set_labels = self.set_labels.to(device)
         self.without_label = self.without_label.to(device)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import checked_size
 from etfhead.metrics._checks import checked_batch, wide_dtype
 from etfhead.metrics._moments_sync import moments_over_processes
-from etfhead.metrics._sync import agree_on_width, sum_over_processes
-from etfhead.metrics._wide_metric import WideMetric
+from etfhead.metrics._sized_metric import SizedMetric
+from etfhead.metrics._sync import Gather, sum_over_processes
 from etfhead.metrics.class_moments import ClassMoments, add_batch, empty_moments, merge_moments
 from etfhead.metrics.memorization import (
     corrupted_sums,
@@ -30,7 +29,7 @@ _SUMS = ("distance", "known", "bias", "share", "ways", "memorized", "recovered",
 _NO_PREDICTION = -1
 
 
-class MemorizationDilation(WideMetric):
+class MemorizationDilation(SizedMetric):
     r"""How far a network has memorised wrong labels, and how far its clean test classes have spread.
 
     .. math:: \mathrm{mem} = \frac1C \sum_c \sum_{j:\, y_j = c \ne \tilde y_j} \lVert h_j - \mu_c \rVert,
@@ -115,8 +114,7 @@ class MemorizationDilation(WideMetric):
             predictions = named_classes(predictions, labels)
         if observed is not None:
             _, observed = checked_batch(features, observed, self.num_classes)
-        if not self.in_features:
-            self._allocate(wide.shape[1], wide.device)
+        self._take_width(wide.shape[1], wide.device)
         if observed is None:
             add_batch(self.moments("test"), wide, labels)
             return
@@ -147,8 +145,7 @@ class MemorizationDilation(WideMetric):
         """Add the samples that another instance, or its states by name, has seen."""
         given = incoming_state if isinstance(incoming_state, Mapping) else vars(incoming_state)
         if width := given["clean_sums"].shape[1]:
-            if not self.in_features:
-                self._allocate(width, given["clean_sums"].device)
+            self._take_width(width, given["clean_sums"].device)
             if given["clean_sums"].shape != self.clean_sums.shape:
                 raise ValueError(
                     f"incoming_state: expected class sums {tuple(self.clean_sums.shape)}, got "
@@ -156,7 +153,7 @@ class MemorizationDilation(WideMetric):
                 )
             for group in _GROUPS:
                 other = ClassMoments(*(given[f"{group}_{name}"] for name in ClassMoments._fields))
-                with torch.inference_mode(False):  # as in _allocate
+                with torch.inference_mode(False):  # as in _take_width
                     self._hold(group, merge_moments(self.moments(group), other))
         self._computed = None
         self._update_count += 1
@@ -175,28 +172,19 @@ class MemorizationDilation(WideMetric):
             total = total + torch.stack([sums[name] for name in _SUMS])
         return total
 
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
-    ) -> None:
-        """Sum over processes; each measures its own samples by everybody's class means, none is sent."""
-        group = process_group or self.process_group
-        width = agree_on_width(self.in_features, self.device, dist_sync_fn, group)
-        if not width:
-            return
-        if not self.in_features:
-            self._allocate(width, self.device)
+    def _sum_states(self, gather: Gather, group: Any) -> None:
+        """Each process measures its own samples by everybody's class means, none is sent."""
         for name in _GROUPS:
-            self._hold(name, moments_over_processes(self.moments(name), dist_sync_fn, group))
-        self.added_up = sum_over_processes(self._corrupted(), dist_sync_fn, group)
+            self._hold(name, moments_over_processes(self.moments(name), gather, group))
+        self.added_up = sum_over_processes(self._corrupted(), gather, group)
         for name in _KEPT:
             setattr(self, name, [])
 
-    def _allocate(self, width: int, device: torch.device) -> None:
+    def _make_states(self, width: int, device: torch.device) -> None:
         dtype = wide_dtype(device)
-        with torch.inference_mode(False):  # else later batches outside of it could not be added in place
-            for group in _GROUPS:
-                self._hold(group, empty_moments(self.num_classes, width, device=device, dtype=dtype))
-            self.added_up = self.added_up.to(device, dtype)
+        for group in _GROUPS:
+            self._hold(group, empty_moments(self.num_classes, width, device=device, dtype=dtype))
+        self.added_up = self.added_up.to(device, dtype)
 
     def _hold(self, group: str, moments: ClassMoments) -> None:
         for name, value in zip(ClassMoments._fields, moments, strict=True):

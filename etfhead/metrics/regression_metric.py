@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etfhead.frames.base import checked_size
 from etfhead.metrics._checks import checked_vectors, wide_dtype
 from etfhead.metrics._moments_sync import moments_over_processes
-from etfhead.metrics._sync import agree_on_width, sum_over_processes
-from etfhead.metrics._wide_metric import WideMetric
+from etfhead.metrics._sized_metric import SizedMetric
+from etfhead.metrics._sync import Gather, sum_over_processes
 from etfhead.metrics.class_moments import ClassMoments
 from etfhead.metrics.regression_figures import regression_figures
 from etfhead.metrics.regression_moments import (
@@ -28,7 +27,7 @@ from etfhead.metrics.regression_moments import (
 __all__ = ["RegressionCollapse"]
 
 
-class RegressionCollapse(WideMetric):
+class RegressionCollapse(SizedMetric):
     r"""Neural regression collapse of a stream of features and targets, in one pass and float64.
 
     .. math:: \mathrm{NRC1} = \frac1M \sum_i \lVert \tilde h_i - P_n \tilde h_i \rVert^2
@@ -118,8 +117,7 @@ class RegressionCollapse(WideMetric):
                 f"weight: expected shape ({self.num_targets}, {wide.shape[1]}) as the features, "
                 f"got {tuple(self.weight.shape)}; set_weight() gives another"
             )
-        if not self.in_features:
-            self._allocate(wide.shape[1], wide.device)
+        self._take_width(wide.shape[1], wide.device)
         if len(wide):
             add_pairs(self.moments, wide, values)
 
@@ -143,32 +141,22 @@ class RegressionCollapse(WideMetric):
         joint = ClassMoments(*(incoming[name] for name in ClassMoments._fields))
         other = RegressionMoments(joint, incoming["unit_products"], incoming["zero_features"])
         if width := other.unit_products.shape[1]:
-            if not self.in_features:
-                self._allocate(width, other.unit_products.device)
-            with torch.inference_mode(False):
+            self._take_width(width, other.unit_products.device)
+            with torch.inference_mode(False):  # as in _take_width
                 self._hold(merge_regression_moments(self.moments, other))
         self._computed = None
         self._update_count += 1
 
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
-    ) -> None:
-        """Sum over processes; squares about each process' own means go to common ones first."""
-        group = process_group or self.process_group
-        width = agree_on_width(self.in_features, self.device, dist_sync_fn, group)
-        if not width:
-            return
-        if not self.in_features:
-            self._allocate(width, self.device)
-        joint = moments_over_processes(self.moments.joint, dist_sync_fn, group)
-        products = sum_over_processes(self.unit_products, dist_sync_fn, group)
-        zeros = sum_over_processes(self.zero_features, dist_sync_fn, group)
+    def _sum_states(self, gather: Gather, group: Any) -> None:
+        """Squares about each process' own means go to common ones first."""
+        joint = moments_over_processes(self.moments.joint, gather, group)
+        products = sum_over_processes(self.unit_products, gather, group)
+        zeros = sum_over_processes(self.zero_features, gather, group)
         self._hold(RegressionMoments(joint, products, zeros))
 
-    def _allocate(self, width: int, device: torch.device) -> None:
-        with torch.inference_mode(False):  # else later batches outside of it could not be added in place
-            dtype = wide_dtype(device)
-            self._hold(empty_regression_moments(self.num_targets, width, device=device, dtype=dtype))
+    def _make_states(self, width: int, device: torch.device) -> None:
+        dtype = wide_dtype(device)
+        self._hold(empty_regression_moments(self.num_targets, width, device=device, dtype=dtype))
 
     def _hold(self, moments: RegressionMoments) -> None:
         for name, value in _named(moments).items():

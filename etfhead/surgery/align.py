@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch import distributed as dist
+from torch import nn
 
 from etfhead import heads
 from etfhead.frames import AssignedFrame, ClassMeansFrame, Frame, OrientedSimplexFrame
 from etfhead.frames.assign import assign_classes
 from etfhead.frames.counted import is_made_for_counts
 from etfhead.frames.orient import class_means_code, orient_simplex
-from etfhead.heads.batch_sums import is_shared
 from etfhead.surgery.class_pass import FeatureSums, Progress, sum_features, sum_inputs
 from etfhead.surgery.classifiers import find_classifiers, layer_sizes
+from etfhead.surgery.head_start import HeadStart, start_behind_neck, start_head
 from etfhead.surgery.layer_checks import check_unwrapped
 from etfhead.surgery.swap import find_heads
 
@@ -94,7 +93,7 @@ def align_head(
         "max_batches": None if max_batches is None else max(1, max_batches),
         "progress": progress,
     }
-    starts: dict[str, _Start] = {}
+    starts: dict[str, HeadStart] = {}
     if source == "features":
         sums = {
             name: FeatureSums(*_sizes(head), _axis(head), common["device"]) for name, head in found.items()
@@ -102,17 +101,17 @@ def align_head(
         sum_features(model, found, sums, loader, **common)
         for name, head in found.items():
             sums[name].all_reduce()
-            starts[name] = _behind_neck(head, sums[name], empty)
+            starts[name] = start_behind_neck(head, sums[name], empty)
         classes = next(iter(sums.values())).classes
     else:
         classes = sum_inputs(_sizes(next(iter(found.values())))[0], loader, **common)
         means = classes.all_reduce().means(empty=empty)
         for name, head in found.items():
             code = class_means_code(means, _sizes(head)[1], exponent=exponent, rotate=False)
-            starts[name] = _Start(code)
+            starts[name] = HeadStart(code)
     frames = {name: _frame(kinds[name], head, starts[name], exponent) for name, head in found.items()}
     for name, head in found.items():
-        _put(head, frames[name], starts[name])
+        start_head(head, frames[name], starts[name])
     return {
         "samples": round(classes.counts.sum().item()),
         "seconds": time.perf_counter() - began,
@@ -120,15 +119,6 @@ def align_head(
         "source": source,
         "frame": next(iter(frames.values())).name,
     }
-
-
-class _Start(NamedTuple):
-    """Class means where the class vectors meet them and, unless they are of inputs, what surrounds them."""
-
-    means: Tensor  # (K, d)
-    mean: Tensor | None = None  # of all features there, (d,)
-    some: Tensor | None = None  # a few features there, (n, d)
-    neck: tuple[Tensor, Tensor] | None = None  # mean and variance before the neck
 
 
 def _heads(model: nn.Module) -> dict[str, nn.Module]:
@@ -193,17 +183,7 @@ def _is_free(frame: Frame) -> bool:
     return frame.free_of_data and not is_made_for_counts(frame)
 
 
-def _behind_neck(head: nn.Module, sums: FeatureSums, empty: str) -> _Start:
-    means, mean, variance = sums.classes.means(empty=empty), sums.mean, sums.variance
-    some = means if sums.some is None else sums.some
-    neck = getattr(head, "neck", None)
-    if neck is None:
-        return _Start(means, mean, some)
-    inverse = torch.rsqrt(variance + neck.eps)
-    return _Start((means - mean) * inverse, torch.zeros_like(mean), (some - mean) * inverse, (mean, variance))
-
-
-def _frame(kind: str, head: nn.Module, start: _Start, exponent: float) -> Frame:
+def _frame(kind: str, head: nn.Module, start: HeadStart, exponent: float) -> Frame:
     sizes, means = _sizes(head), start.means
     if kind == "simplex":
         return OrientedSimplexFrame(*sizes, vectors=orient_simplex(means))
@@ -218,37 +198,3 @@ def _frame(kind: str, head: nn.Module, start: _Start, exponent: float) -> Frame:
     base = _assignable(head)
     assert base is not None  # noqa: S101
     return assign_classes(base, means)
-
-
-@torch.no_grad()
-def _put(head: nn.Module, frame: Frame, start: _Start) -> None:
-    neck = getattr(head, "neck", None)
-    if neck is not None and start.neck is not None:
-        neck.running_mean.copy_(start.neck[0])
-        neck.running_var.copy_(start.neck[1])
-    if isinstance(head, heads.GuidedETFHead) and start.mean is not None:
-        head.start_from(start.means)
-    elif isinstance(head, heads.ETFHead):
-        head.adopt_frame(frame)
-    elif isinstance(head, heads.FollowingHead):
-        head.start_from(frame.matrix())
-    elif isinstance(head, heads.CosineHead):
-        head.weight.copy_(frame.matrix())
-    else:
-        _put_linear(head, frame.matrix(), start)
-
-
-def _put_linear(layer: Any, vectors: Tensor, start: _Start) -> None:
-    """Rows of one length, so that logits have a standard deviation of 1; a bias that centres them."""
-    length, offset = vectors.new_ones(()), vectors.new_zeros(len(vectors))
-    if start.some is not None and start.mean is not None:
-        deviation = ((start.some - start.mean).cpu().double() @ vectors.T).std()
-        if is_shared():  # every process kept other samples
-            shared = deviation.to(start.some)
-            dist.all_reduce(shared)
-            deviation = shared.cpu().double() / dist.get_world_size()
-        length = 1.0 / deviation if deviation > 0 else length
-        offset = -length * (vectors @ start.mean.cpu().double())
-    layer.weight.copy_((length * vectors).view_as(layer.weight))
-    if layer.bias is not None:
-        layer.bias.copy_(offset)

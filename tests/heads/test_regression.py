@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import etfhead
-from etfhead.frames import target_statistics, ufm_gram
+from etfhead.frames import target_statistics
 from etfhead.heads import RegressionConvHead, RegressionHead
 from etfhead.surgery import find_heads, fold_head, swap_head
 
@@ -43,19 +43,6 @@ def test_the_features_that_fit_all_targets_have_the_wanted_energy(n, whiten, ene
     torch.testing.assert_close(head(exact), targets.double())
     assert exact.square().sum(1).mean().item() == pytest.approx(D if energy == "auto" else energy)
     assert list(head.parameters()) == []
-
-
-def test_the_gram_matrix_is_the_theorems():
-    targets = drawn()
-    sigma = target_statistics(targets).covariance
-    head = RegressionHead(D, 3, targets=targets, dtype=torch.float64)
-    gram = head.class_vectors() @ head.class_vectors().T
-    torch.testing.assert_close(gram @ gram / (gram @ gram).trace(), sigma / sigma.trace())
-    explicit = RegressionHead(
-        D, 3, targets=targets, weight_decay=0.02, feature_decay=0.03, dtype=torch.float64
-    )
-    expected = ufm_gram(sigma, weight_decay=0.02, feature_decay=0.03)
-    torch.testing.assert_close(explicit.weight @ explicit.weight.T, expected)
 
 
 def test_outputs_are_those_of_the_folded_layer():

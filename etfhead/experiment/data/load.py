@@ -14,6 +14,7 @@ from etfhead.experiment.data.choose_fetch import eval_fetch, plain_fetch, train_
 from etfhead.experiment.data.corrupt import with_label_files
 from etfhead.experiment.data.datasets import EvalDataset, TrainDataset
 from etfhead.experiment.data.draw import Draw, draw_training
+from etfhead.experiment.data.facts import data_facts
 from etfhead.experiment.data.images import ArrayImages, Source
 from etfhead.experiment.data.multilabel_datasets import MultiLabelEvalDataset, MultiLabelTrainDataset
 from etfhead.experiment.data.multilabel_parts import MultiLabelParts
@@ -148,21 +149,16 @@ def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw, ood: Sou
     mode = "L" if recipe.in_chans == 1 else "RGB"
     train, val = source.train.subset(draw.train), source.train.subset(draw.val)
     counts = _class_counts(draw, len(source.class_names))
-    info = {
-        "dataset": recipe.dataset,
-        "root": source.root,
-        "sizes": {"train": len(train), "val": len(val), "test": len(source.test)},
-        "val_fraction": recipe.val_fraction,
-        "split_seed": recipe.split_seed,
-        "train_limit": recipe.train_limit,
-        "duplicates": carved.duplicates,
-        "mean": list(norm.mean),
-        "std": list(norm.std),
-        "normalization_from": norm.origin,
-        "digest": draw.digest(carved.digest),
-        "notes": list(source.notes),
-        **draw.info,
-    }
+    info = data_facts(
+        recipe,
+        root=source.root,
+        sizes=(len(train), len(val), len(source.test)),
+        duplicates=carved.duplicates,
+        digest=draw.digest(carved.digest),
+        notes=source.notes,
+        more=norm.facts(),
+    )
+    info |= draw.info
     if ood is not None:
         facts = {"dataset": recipe.ood_dataset, "root": ood.root, "images": len(ood.test)}
         info["ood"] = {**facts, "notes": list(ood.notes)}
@@ -189,21 +185,15 @@ def _multilabel_splits(recipe: Recipe, parts: MultiLabelParts) -> Splits:
     parts = parts.limited(recipe.train_limit, recipe.split_seed)
     mode = "L" if recipe.in_chans == 1 else "RGB"
     train, val, test = parts.train, parts.val, parts.test
-    info = {
-        "dataset": recipe.dataset,
-        "root": parts.root,
-        "sizes": {"train": len(train), "val": len(val), "test": len(test)},
-        "val_fraction": recipe.val_fraction,
-        "split_seed": recipe.split_seed,
-        "train_limit": recipe.train_limit,
-        "train_images_with_0_1_2_labels": list(parts.set_sizes),
-        "duplicates": parts.duplicates,
-        "mean": list(norm.mean),
-        "std": list(norm.std),
-        "normalization_from": norm.origin,
-        "digest": parts.digest(),
-        "notes": list(parts.notes),
-    }
+    info = data_facts(
+        recipe,
+        root=parts.root,
+        sizes=(len(train), len(val), len(test)),
+        duplicates=parts.duplicates,
+        digest=parts.digest(),
+        notes=parts.notes,
+        more={"train_images_with_0_1_2_labels": list(parts.set_sizes), **norm.facts()},
+    )
     fetch = train_fetch(recipe, train, norm, mode)
     return Splits(
         train=MultiLabelTrainDataset(fetch, train.labels),

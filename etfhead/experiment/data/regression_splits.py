@@ -9,6 +9,7 @@ import numpy as np
 from etfhead.errors import DataError
 from etfhead.experiment.data.choose_fetch import eval_fetch, plain_fetch, train_fetch
 from etfhead.experiment.data.datasets import Fetch
+from etfhead.experiment.data.facts import data_facts
 from etfhead.experiment.data.images import ArrayImages
 from etfhead.experiment.data.regression_datasets import (
     RegressionEvalDataset,
@@ -43,20 +44,15 @@ def regression_splits(recipe: Recipe, parts: RegressionParts) -> Splits:
     train, plain, val, test = (
         kind(fetch, values) for kind, fetch, values in zip(kinds, fetches, targets, strict=True)
     )
-    info = {
-        "dataset": recipe.dataset,
-        "root": parts.root,
-        "sizes": {"train": len(train), "val": len(val), "test": len(test)},
-        "val_fraction": recipe.val_fraction,
-        "split_seed": recipe.split_seed,
-        "train_limit": recipe.train_limit,
-        "duplicates": parts.duplicates,
-        **inputs,
-        "target_mean": scaling.mean.tolist(),
-        "target_std": scaling.std.tolist(),
-        "digest": parts.digest(),
-        "notes": list(parts.notes),
-    }
+    info = data_facts(
+        recipe,
+        root=parts.root,
+        sizes=(len(train), len(val), len(test)),
+        duplicates=parts.duplicates,
+        digest=parts.digest(),
+        notes=parts.notes,
+        more={**inputs, "target_mean": scaling.mean.tolist(), "target_std": scaling.std.tolist()},
+    )
     return Splits(
         train=train,
         plain=plain,
@@ -96,8 +92,7 @@ def _of_images(recipe: Recipe, parts: RegressionParts) -> tuple[list[Fetch], dic
     mode = "L" if recipe.in_chans == 1 else "RGB"
     fetch = train_fetch(recipe, train, norm, mode)
     of_eval = (eval_fetch(recipe, images, norm, mode) for images in (val, test))
-    facts = {"mean": list(norm.mean), "std": list(norm.std), "normalization_from": norm.origin}
-    return [fetch, plain_fetch(recipe, train, norm, mode, fetch), *of_eval], facts
+    return [fetch, plain_fetch(recipe, train, norm, mode, fetch), *of_eval], norm.facts()
 
 
 def _images(part: Samples, in_chans: int) -> ArrayImages:

@@ -30,6 +30,10 @@ class Normalization:
     std: tuple[float, ...]
     origin: str
 
+    def facts(self) -> dict[str, Any]:
+        """What the run folder says of it."""
+        return {"mean": list(self.mean), "std": list(self.std), "normalization_from": self.origin}
+
 
 def channel_statistics(images: ArrayImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, scaled to 0..1, from exact integer sums.

@@ -83,7 +83,7 @@ def class_frequency(
         pair = (entry.get("differences") or {}).get(key)
         rows.append(
             [
-                f"{arm} (baseline)" if arm == summary["baseline"] else arm,
+                fmt.arm_name(arm, summary["baseline"]),
                 *(fmt.mean_std(entry["figures"].get(column)) for _, column in shown),
                 "" if arm == summary["baseline"] else fmt.signed(pair and pair["mean"]),
                 "" if arm == summary["baseline"] else fmt.interval(pair),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from etfhead.experiment.report.arm_panels import arm_panels, explain_colours
 from etfhead.experiment.report.curves import MAX_SHARED, arm_styles
-from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, tidy
+from etfhead.experiment.report.plot_style import label, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,21 +58,10 @@ def draw_class_frequency(summary: Mapping[str, Any]) -> Figure | None:
         tidy(axis)
         axis.legend(frameon=False, fontsize=9)
     else:
-        others = [arm for arm in names if arm != baseline]
-        columns = 3 if len(others) <= 9 else 4
-        rows = math.ceil(len(others) / columns)
-        figure = new_figure(2.7 * columns, 2.1 * rows + 0.7)
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for at, axis in enumerate(grid.flat):
-            axis.set_visible(at < len(others))
-            axis.tick_params(labelbottom=at + columns >= len(others))
-        for axis, arm in zip(grid.flat, others, strict=False):
-            if baseline in curves:
-                _draw(axis, baseline, curves[baseline], BASELINE_COLOUR, "--")
-            _draw(axis, arm, curves[arm], COLOURS[0], "-")
-            tidy(axis)
-            axis.set_title(label(arm, 26), loc="left", fontsize=10, color=COLOURS[0])
-        figure.suptitle(f"black, dashed: {label(baseline, 30)} (baseline)", fontsize=10)
+        figure, _ = arm_panels(
+            names, baseline, lambda axis, arm, colour, dash: _draw(axis, arm, curves[arm], colour, dash)
+        )
+        explain_colours(figure, names, baseline)
     figure.supxlabel("class by training images, most frequent first", fontsize=10)
     figure.supylabel("test accuracy (%)", fontsize=10)
     return figure

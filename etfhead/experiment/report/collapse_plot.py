@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etfhead.experiment.report.arm_panels import explain_colours
 from etfhead.experiment.report.curves import (
     MAX_SHARED,
     Curve,
@@ -127,8 +128,7 @@ def _rows(shown: _Shown, arms: Sequence[str], baseline: str) -> Figure:
         axis.set_title(label(arm, 60), loc="left", fontsize=10, color=COLOURS[0])
     _same_epochs(list(grid[1:].flat), shown, ticks=4)
     figure.supxlabel("epoch", fontsize=10)
-    legend = [f"black, dashed: {label(baseline, 30)} (baseline)"] if baseline in arms else []
-    figure.suptitle(";  ".join([*legend, "blue: the arm named above the row"]), fontsize=10)
+    explain_colours(figure, arms, baseline, place="row")
     return figure
 
 

@@ -36,7 +36,8 @@ def collapse(summary: Mapping[str, Any], figures: Sequence[Block]) -> list[Block
     if not shown:
         return []
     last = [
-        [_name(summary, arm), *(_value(entry, figure) for figure in shown)] for arm, entry in arms.items()
+        [fmt.arm_name(arm, summary["baseline"]), *(_value(entry, figure) for figure in shown)]
+        for arm, entry in arms.items()
     ]
     header = ["arm", *(f"{figure.name} (%)" if figure.percent else figure.name for figure in shown)]
     return [
@@ -78,7 +79,10 @@ def measuring(summary: Mapping[str, Any]) -> list[Block]:
         ("time per training", lambda entry: fmt.duration(_mean(entry, "collapse_time"))),
     ]
     columns = [(name, show) for name, show in columns if any(show(e) != fmt.MISSING for e in arms.values())]
-    rows = [[_name(summary, arm), *(show(entry) for _, show in columns)] for arm, entry in arms.items()]
+    rows = [
+        [fmt.arm_name(arm, summary["baseline"]), *(show(entry) for _, show in columns)]
+        for arm, entry in arms.items()
+    ]
     times = [
         value
         for entry in arms.values()
@@ -118,7 +122,3 @@ def _most(entry: _Entry, key: str) -> float:
 def _mean(entry: _Entry, key: str) -> float | None:
     found = entry["figures"][key]
     return None if found is None else found["mean"]
-
-
-def _name(summary: Mapping[str, Any], arm: str) -> str:
-    return f"{arm} (baseline)" if arm == summary["baseline"] else arm

@@ -1,4 +1,4 @@
-"""Numbers as people read them in tables and sentences."""
+"""Numbers and names as people read them in tables and sentences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "arm_name",
     "count",
     "duration",
     "interval",
@@ -19,6 +20,15 @@ __all__ = [
 
 MISSING = "–"
 MINUS = "−"
+
+
+def arm_name(arm: str, baseline: str) -> str:
+    """The arm as tables name it.
+
+    >>> arm_name("learnable", "learnable"), arm_name("etf", "learnable")
+    ('learnable (baseline)', 'etf')
+    """
+    return f"{arm} (baseline)" if arm == baseline else arm
 
 
 def mean_std(figure: Mapping[str, Any] | None, digits: int = 2) -> str:

@@ -60,7 +60,7 @@ def _table(summary: Mapping[str, Any], columns: _Columns) -> Table | None:
         return None
     rows = [
         [
-            f"{arm} (baseline)" if arm == summary["baseline"] else arm,
+            fmt.arm_name(arm, summary["baseline"]),
             *(fmt.mean_std(entry["figures"].get(key)) for key, _ in shown),
         ]
         for arm, entry in arms.items()

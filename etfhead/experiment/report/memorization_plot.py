@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from etfhead.experiment.report.arm_panels import arm_panels, explain_colours
 from etfhead.experiment.report.curves import (
     MAX_SHARED,
     Curve,
@@ -14,7 +14,7 @@ from etfhead.experiment.report.curves import (
     seed_curve,
     whole_epochs,
 )
-from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, tidy
+from etfhead.experiment.report.plot_style import new_figure, tidy
 from etfhead.experiment.report.records import RunRecords
 
 if TYPE_CHECKING:
@@ -72,25 +72,13 @@ def _shared(pairs: Mapping[str, _Pair], styles: Mapping[str, tuple[str, str]]) -
 
 def _panels(pairs: Mapping[str, _Pair], baseline: str) -> Figure:
     """One panel per contender with its way, the baseline's repeated in each."""
-    contenders = [arm for arm in pairs if arm != baseline]
-    columns = 3 if len(contenders) <= 9 else 4
-    rows = math.ceil(len(contenders) / columns)
-    figure = new_figure(2.7 * columns, 2.1 * rows + 0.7)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for at, axis in enumerate(grid.flat):
-        axis.set_visible(at < len(contenders))
-        axis.tick_params(labelbottom=at + columns >= len(contenders))
-    for axis, arm in zip(grid.flat, contenders, strict=False):  # the last row may be short
-        for name, colour, dash in ((baseline, BASELINE_COLOUR, "--"), (arm, COLOURS[0], "-")):
-            if name in pairs:
-                _draw_way(axis, pairs[name], colour, dash)
-        tidy(axis)
-        axis.set_title(label(arm, 26), loc="left", fontsize=10, color=COLOURS[0])
-    _scale(grid[0, 0], list(pairs.values()))
+    figure, panels = arm_panels(
+        list(pairs), baseline, lambda axis, arm, colour, dash: _draw_way(axis, pairs[arm], colour, dash)
+    )
+    _scale(panels[0], list(pairs.values()))
     figure.supxlabel(_X, fontsize=10)
     figure.supylabel(_Y, fontsize=10)
-    legend = [f"black, dashed: {label(baseline, 30)} (baseline)"] if baseline in pairs else []
-    figure.suptitle(";  ".join([*legend, "blue: the arm named above the panel"]), fontsize=10)
+    explain_colours(figure, list(pairs), baseline)
     return figure
 
 

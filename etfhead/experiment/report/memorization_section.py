@@ -45,7 +45,8 @@ def memorization(
     if not shown:
         return []
     last = [
-        [_name(summary, arm), *(_value(entry, figure) for figure in shown)] for arm, entry in arms.items()
+        [fmt.arm_name(arm, summary["baseline"]), *(_value(entry, figure) for figure in shown)]
+        for arm, entry in arms.items()
     ]
     blocks: list[Block] = [
         Heading("Memorization and dilation"),
@@ -97,7 +98,10 @@ def _true_accuracy(summary: Mapping[str, Any]) -> list[Block]:
     if not any(entry["figures"].get("val_true_top1_last") for entry in arms.values()):
         return []
     rows = [
-        [_name(summary, arm), *(fmt.mean_std(entry["figures"].get(key)) for key, _ in columns)]
+        [
+            fmt.arm_name(arm, summary["baseline"]),
+            *(fmt.mean_std(entry["figures"].get(key)) for key, _ in columns),
+        ]
         for arm, entry in arms.items()
     ]
     return [
@@ -135,7 +139,3 @@ def _digits(*values: float | None) -> int:
     """Digits behind the point that show the largest of them to three places."""
     largest = max(abs(value) for value in values if value is not None)
     return next((digits for digits in range(2, 6) if largest * 10**digits >= 100), 6)
-
-
-def _name(summary: Mapping[str, Any], arm: str) -> str:
-    return f"{arm} (baseline)" if arm == summary["baseline"] else arm

@@ -86,7 +86,7 @@ def ood(summary: Mapping[str, Any]) -> list[Block]:
     keys = [f"test_ood_auroc_{name}_best" for name in OOD_NAMES]
     rows = [
         [
-            f"{arm} (baseline)" if arm == baseline else arm,
+            fmt.arm_name(arm, baseline),
             *(fmt.mean_std(entry["figures"].get(key)) for key in keys),
         ]
         for arm, entry in arms.items()

@@ -6,10 +6,10 @@ lines with a dozen bands in one frame cannot be told apart.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from etfhead.experiment.report.arm_panels import arm_panels, explain_colours
 from etfhead.experiment.report.class_frequency_plot import draw_class_frequency
 from etfhead.experiment.report.collapse_plot import draw_collapse
 from etfhead.experiment.report.curves import (
@@ -23,7 +23,7 @@ from etfhead.experiment.report.curves import (
 from etfhead.experiment.report.dotplot import draw_differences
 from etfhead.experiment.report.features_plot import draw_features
 from etfhead.experiment.report.memorization_plot import draw_memorization
-from etfhead.experiment.report.plot_style import BASELINE_COLOUR, COLOURS, label, new_figure, png, tidy
+from etfhead.experiment.report.plot_style import new_figure, png, tidy
 from etfhead.experiment.report.records import RunRecords
 from etfhead.experiment.report.regression_collapse import NRC_PANELS
 from etfhead.experiment.report.reliability import draw_reliability
@@ -123,33 +123,23 @@ def _shared(curves: list[Curve], baseline: str, y_label: str, timed: bool, targe
 
 def _panels(curves: list[Curve], baseline: str, y_label: str, timed: bool, target: float | None) -> Figure:
     """One panel per contender, the baseline repeated in each, all on the same scales."""
-    reference = next((curve for curve in curves if curve.arm == baseline), None)
-    contenders = [curve for curve in curves if curve is not reference]
-    columns = 3 if len(contenders) <= 9 else 4
-    rows = math.ceil(len(contenders) / columns)
-    figure = new_figure(2.7 * columns, 2.1 * rows + 0.7)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axis, curve in zip(grid.flat, contenders, strict=False):
-        if reference is not None:
-            draw_curve(axis, reference, BASELINE_COLOUR, "--", timed=timed)
-        draw_curve(axis, curve, COLOURS[0], "-", timed=timed)
-        tidy(axis)
-        axis.set_title(label(curve.arm, 26), loc="left", fontsize=10, color=COLOURS[0])
-        if target is not None:
+    by_arm = {curve.arm: curve for curve in curves}
+
+    def draw(axis: Axes, arm: str, colour: str, dash: str) -> None:
+        draw_curve(axis, by_arm[arm], colour, dash, timed=timed)
+
+    figure, panels = arm_panels(list(by_arm), baseline, draw)
+    more = []
+    if target is not None:
+        more.append(f"dotted: target {target:.2f} %")
+        for axis in panels:
             axis.axhline(target, color="#666666", linewidth=1, linestyle=":")
-    for at, axis in enumerate(grid.flat):
-        axis.set_visible(at < len(contenders))
-        axis.tick_params(labelbottom=at + columns >= len(contenders))
-    grid[0, 0].set_ylim(*_limits(curves, _after_start))
+    panels[0].set_ylim(*_limits(curves, _after_start))
     if not timed:
-        whole_epochs([grid[0, 0]])
+        whole_epochs([panels[0]])
     figure.supxlabel(_x_label(timed), fontsize=10)
     figure.supylabel(y_label, fontsize=10)
-    legend = [f"black, dashed: {label(baseline, 30)} (baseline)"] if reference is not None else []
-    legend.append("blue: the arm named above the panel")
-    if target is not None:
-        legend.append(f"dotted: target {target:.2f} %")
-    figure.suptitle(";  ".join(legend), fontsize=10)
+    explain_colours(figure, list(by_arm), baseline, *more)
     return figure
 
 

@@ -65,7 +65,7 @@ def regression_collapse(summary: Mapping[str, Any], figures: Sequence[Block]) ->
         header += ["fell by"] if figure.key in _FALL else []
     rows = []
     for arm, entry in arms.items():
-        row = [f"{arm} (baseline)" if arm == summary["baseline"] else arm]
+        row = [fmt.arm_name(arm, summary["baseline"])]
         start: Mapping[str, Any] = next((e for e in entry["collapse_by_epoch"] if e["epoch"] == 0), {})
         for figure in shown:
             last = entry["figures"].get(figure.key)

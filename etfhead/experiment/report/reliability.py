@@ -101,7 +101,7 @@ def reliability(summary: Mapping[str, Any], figures: Sequence[Block]) -> list[Bl
     )
     rows = [
         [
-            f"{arm} (baseline)" if arm == summary["baseline"] else arm,
+            fmt.arm_name(arm, summary["baseline"]),
             *(fmt.mean_std(entry["figures"].get(key)) for key in keys),
         ]
         for arm, entry in arms.items()

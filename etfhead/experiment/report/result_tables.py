@@ -75,7 +75,7 @@ def by_epoch(summary: Mapping[str, Any]) -> list[Block]:
     shown = [epoch for epoch in shown_epochs(last) if any(epoch in rows for rows in entries.values())]
     header = ["arm", *(f"epoch {epoch}" for epoch in shown)]
     values = [
-        [_name(summary, arm), *(fmt.mean_std(rows.get(epoch)) for epoch in shown)]
+        [fmt.arm_name(arm, summary["baseline"]), *(fmt.mean_std(rows.get(epoch)) for epoch in shown)]
         for arm, rows in entries.items()
     ]
     pairs = [
@@ -171,14 +171,10 @@ def _table(
     left: Sequence[int] = (0,),
 ) -> Table:
     rows = [
-        [_name(summary, arm), *(show(summary["arms"][arm]) for _, show in columns)]
+        [fmt.arm_name(arm, summary["baseline"]), *(show(summary["arms"][arm]) for _, show in columns)]
         for arm in arms or summary["arms"]
     ]
     return Table(["arm", *(title for title, _ in columns)], rows, frozenset(left))
-
-
-def _name(summary: Mapping[str, Any], arm: str) -> str:
-    return f"{arm} (baseline)" if arm == summary["baseline"] else arm
 
 
 def _with_interval(pair: Mapping[str, Any] | None) -> str:

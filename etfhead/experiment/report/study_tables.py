@@ -69,7 +69,7 @@ def score_table(summary: _Summary, when: str) -> Table:
         return fmt.mean_std(None if entry is None else entry["figures"][key])
 
     baseline = summary["baseline"]
-    names = {arm: f"{arm} (baseline)" if arm == baseline else arm for arm in summary["arms"]}
+    names = {arm: fmt.arm_name(arm, baseline) for arm in summary["arms"]}
     return _by_setting(summary, "arm", names, cell)
 
 

@@ -47,7 +47,7 @@ def target_tables(summary: Mapping[str, Any]) -> list[Block]:
         return []
     arms = summary["arms"]
     entries = next(iter(arms.values()))["target_errors"]
-    header = [f"{arm} (baseline)" if arm == summary["baseline"] else arm for arm in arms]
+    header = [fmt.arm_name(arm, summary["baseline"]) for arm in arms]
     rows = [
         [entry["name"], *(fmt.wide_mean_std(arm["target_errors"][k]["mse"]) for arm in arms.values())]
         for k, entry in enumerate(entries)

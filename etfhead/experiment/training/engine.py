@@ -16,7 +16,7 @@ from etfhead.experiment.task import is_multilabel, primary_metric
 from etfhead.experiment.training.checkpoint import StateFile
 from etfhead.experiment.training.collapse import collapse_figures
 from etfhead.experiment.training.evaluate import sum_dtype
-from etfhead.experiment.training.finite import FiniteWatch, first_non_finite, optimizer_tensors
+from etfhead.experiment.training.finite import FiniteWatch, non_finite_state
 from etfhead.experiment.training.logbook import Logbook
 from etfhead.experiment.training.measure import SplitMeasure
 from etfhead.experiment.training.position import Position
@@ -189,8 +189,7 @@ class Trainer:
         return collapse_figures(self.session, self.recipe, epochs_done, self._tick)
 
     def _tick(self, images: int) -> None:
-        # Several processes stop together, at a training step: one alone would leave the others waiting.
-        if self.stop.signum is not None and self.session.accelerator.num_processes == 1:
+        if self.stop.alone(self.session.accelerator) is not None:
             self._interrupt()
 
     def _finish_epoch(self, val: dict[str, float]) -> None:
@@ -200,14 +199,11 @@ class Trainer:
         self._save()
 
     def _stop_requested(self) -> bool:
-        accelerator, position = self.session.accelerator, self.position
-        if accelerator.num_processes == 1:
-            return self.stop.signum is not None
-        if position.step % _AGREE_EVERY and position.step != self.session.steps_per_epoch:
+        accelerator, step = self.session.accelerator, self.position.step
+        between = step % _AGREE_EVERY and step != self.session.steps_per_epoch
+        if between and accelerator.num_processes > 1:
             return False
-        mine = torch.tensor([self.stop.signum or 0], device=accelerator.device)
-        self.stop.signum = int(accelerator.gather(mine).max()) or None
-        return self.stop.signum is not None
+        return self.stop.agreed(accelerator) is not None
 
     def _interrupt(self) -> None:
         self._save()
@@ -217,11 +213,8 @@ class Trainer:
         """Checkpoint, then the metrics: after a crash in between, the checkpoint knows them."""
         session = self.session
         state = session.state()
-        named = [*state["model"].items(), *(state["ema"] or {}).items()]
-        if (name := first_non_finite(named)) is not None:
-            raise TrainingError(self._complaint(f"the weights ({name}) are not finite"))
-        if (name := first_non_finite(optimizer_tensors(state["optimizer"]))) is not None:
-            raise TrainingError(self._complaint(f"the optimizer's state ({name}) is not finite"))
+        if (what := non_finite_state(state)) is not None:
+            raise TrainingError(self._complaint(what))
         if session.accelerator.device.type == "cuda":
             self.log.peak_memory = max(self.log.peak_memory, torch.cuda.max_memory_allocated())
         if session.accelerator.is_main_process:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FiniteWatch", "first_non_finite", "optimizer_tensors"]
+__all__ = ["FiniteWatch", "first_non_finite", "non_finite_state", "optimizer_tensors"]
 
 _NEVER = torch.iinfo(torch.int64).max
 _WINDOW = 25
@@ -69,6 +69,16 @@ def first_non_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
         here = [(name, tensor) for name, tensor in floating if tensor.device == device]
         if not bool(torch.stack([_all_finite(tensor) for _, tensor in here]).all()):
             return next(name for name, tensor in here if not bool(_all_finite(tensor)))
+    return None
+
+
+def non_finite_state(state: Mapping[str, Any]) -> str | None:
+    """What in a session's state is not finite, in words; None where a run could go on from it."""
+    named = [*state["model"].items(), *(state["ema"] or {}).items()]
+    if (name := first_non_finite(named)) is not None:
+        return f"the weights ({name}) are not finite"
+    if (name := first_non_finite(optimizer_tensors(state["optimizer"]))) is not None:
+        return f"the optimizer's state ({name}) is not finite"
     return None
 
 

@@ -111,8 +111,8 @@ def _test_figures(
 
     def tick(images: int) -> None:
         # The last epoch's checkpoint is on disk: a resumed run comes straight back here.
-        if trainer.stop.signum is not None and session.accelerator.num_processes == 1:
-            raise Interrupted(trainer.stop.signum, str(trainer.states.path))
+        if (signum := trainer.stop.alone(session.accelerator)) is not None:
+            raise Interrupted(signum, str(trainer.states.path))
 
     # Without one the evaluation would fit it to the test set.
     assert readout is not None or not trainer.multilabel  # noqa: S101 - every validation pass fits one

@@ -7,7 +7,12 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["StopRequest"]
 
@@ -52,6 +57,20 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+
+    def alone(self, accelerator: Accelerator) -> int | None:
+        """The signal that has come, if this is the run's only process.
+
+        Several stop together, at a training step: one alone would leave the others waiting.
+        """
+        return self.signum if accelerator.num_processes == 1 else None
+
+    def agreed(self, accelerator: Accelerator) -> int | None:
+        """The signal that has come to any process of the run; all ask at the same step, and take it over."""
+        if accelerator.num_processes > 1:
+            mine = torch.tensor([self.signum or 0], device=accelerator.device)
+            self.signum = int(accelerator.gather(mine).max()) or None
+        return self.signum
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum

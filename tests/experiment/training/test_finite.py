@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from etfhead.experiment.training.finite import FiniteWatch, first_non_finite, optimizer_tensors
+from etfhead.experiment.training.finite import (
+    FiniteWatch,
+    first_non_finite,
+    non_finite_state,
+    optimizer_tensors,
+)
 
 GOOD = torch.zeros(3)
 BAD = torch.tensor([1.0, float("nan"), 2.0])
@@ -104,3 +109,20 @@ def test_tensors_of_an_optimizer():
         optimizer.step()
         found = first_non_finite(optimizer_tensors(optimizer.state_dict()))
         assert found == expected, "infinite squares freeze a weight without a trace in it"
+
+
+def test_a_state_is_finite_in_weights_average_and_optimizer():
+    def state(weight=GOOD, average=None, moment=GOOD):
+        optimizer = {"state": {0: {"exp_avg": moment, "step": 3}}}
+        return {
+            "model": {"w": weight},
+            "ema": None if average is None else {"w": average},
+            "optimizer": optimizer,
+        }
+
+    assert non_finite_state(state(average=GOOD)) is None
+    assert non_finite_state(state()) is None
+    assert non_finite_state(state(weight=BAD, moment=BAD)) == "the weights (w) are not finite"
+    assert non_finite_state(state(average=BAD)) == "the weights (w) are not finite"
+    found = non_finite_state(state(moment=BAD))
+    assert found == "the optimizer's state (exp_avg of parameter 0) is not finite"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from etfhead.errors import CheckpointError, Interrupted
 from etfhead.experiment import runner
 from etfhead.experiment.recipe import Arm
+from etfhead.experiment.training import arm_run
 from tests.experiment.conftest import Loaded
 
 TIMES = ("train_time", "align_time", "epoch_time", "images_per_s", "collapse_time")
@@ -161,9 +162,9 @@ def test_finished_arms_are_not_run_again_and_new_ones_are_added(run, recipe, spl
     out = run(recipe, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in out.glob("arms/**/*.*")}
     trained = []
-    build = runner.Session.build
+    build = arm_run.Session.build
     monkeypatch.setattr(
-        runner.Session,
+        arm_run.Session,
         "build",
         lambda recipe, arm, seed, *rest, **options: (
             trained.append((arm, seed)) or build(recipe, arm, seed, *rest, **options)
@@ -183,7 +184,7 @@ def test_seeds_trained_elsewhere_are_joined_by_copying(run, recipe, tmp_path, mo
     whole = run(dataclasses.replace(recipe, seeds=(0, 1)), tmp_path / "whole")
     parts = [run(dataclasses.replace(recipe, seeds=(seed,)), tmp_path / f"part{seed}") for seed in (0, 1)]
     shutil.copytree(parts[1] / "arms", parts[0] / "arms", dirs_exist_ok=True)
-    monkeypatch.setattr(runner.Session, "build", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(arm_run.Session, "build", lambda *_, **__: pytest.fail("trained again"))
     joined = run(dataclasses.replace(recipe, seeds=(0, 1)), parts[0], resume=True)
     for seed in (0, 1):
         figures = [
