@@ -34,7 +34,7 @@ def check_buildable(recipe: Recipe) -> int:
         int: Trainable parameters of the baseline's model.
 
     Raises:
-        ValueError: If model, optimizer, schedule, augmentation or a path does not exist, the model
+        ValueError: If model, optimizer, schedule, augmentation, a path or a class does not exist, the model
             refuses its arguments, or an arm's head cannot be built on it.
     """
     _check_paths(recipe)
@@ -82,8 +82,19 @@ def _check_optimization(recipe: Recipe) -> None:
 
 
 def _num_classes(recipe: Recipe) -> int:
+    from etfhead.experiment.data.choose_classes import check_chosen
+    from etfhead.experiment.data.corrupt import class_flips
+
+    count = _classes_of_data(recipe)
     if recipe.classes is not None:
-        return len(recipe.classes)
+        check_chosen(recipe.classes, count)
+        count = len(recipe.classes)
+    if recipe.noise_kind == "asymmetric":
+        class_flips(recipe, count)
+    return count
+
+
+def _classes_of_data(recipe: Recipe) -> int:
     if recipe.dataset == "npz":
         from etfhead.experiment.data.npz import count_npz_classes
 

@@ -141,6 +141,9 @@ class FrameCrossEntropyLoss(nn.Module):
 
     weight: Tensor | None
     logit_adjustment: Tensor | None
+    # Losses that an earlier version pickled whole lack these.
+    product_dtype: torch.dtype | None = None
+    compiled: bool = False
 
     def __init__(
         self,

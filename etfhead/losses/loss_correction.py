@@ -27,6 +27,7 @@ def forward_correction(
 
     Patrini et al., "Making deep neural networks robust to label noise: a loss correction approach" (CVPR
     2017, arXiv 1609.03683). With the right T the minimiser is that of the clean data; T = I is cross-entropy.
+    A label that T says nobody gets, a column of zeros, has the loss infinity.
 
     Args:
         logits: (B, K) of the *true* classes.
@@ -114,7 +115,9 @@ def _of_logarithms(x: Tensor, log_columns: Tensor) -> Tensor:
     joint = x + log_columns
     best = joint.detach().argmax(1, keepdim=True)
     parts = torch.log_softmax(joint, 1).gather(1, best) - torch.log_softmax(x, 1).gather(1, best)
-    return (parts - log_columns.gather(1, best))[:, 0]
+    weight = log_columns.gather(1, best)
+    # A label that no class leads to has no q; its loss is -log 0.
+    return (parts - weight).masked_fill(weight == -torch.inf, torch.inf)[:, 0]
 
 
 def _lost_below(x: Tensor) -> float:

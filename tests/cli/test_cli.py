@@ -109,6 +109,16 @@ def test_validate_looks_for_the_data_folder(call, error_line):
     assert call("validate", "fashion_mnist", "data_root=missing", "download=true")[0] == 0
 
 
+def test_validate_looks_for_the_classes(call, error_line):
+    digits = ("validate", "quickstart", "dataset=digits", "in_chans=1")
+    assert "classes: 11 is not one of the data set's, which go from 0 to 9" in error_line(
+        *digits, "classes=[0,1,11]"
+    )
+    asymmetric = (*digits, "classes=[0,1,9]", "noise_kind=asymmetric", "noise_rate=0.2")
+    assert "noise_flips: expected classes from 0 to 2" in error_line(*asymmetric, "noise_flips={0: 9}")
+    assert call(*asymmetric, "noise_flips={0: 2}")[0] == 0
+
+
 def test_a_frame_that_does_not_exist_for_the_classes_is_refused(error_line):
     # 100 classes need at least 99 features, test_resnet has 96.
     simplex = "arms.etf.frame=simplex"

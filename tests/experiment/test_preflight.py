@@ -1,5 +1,6 @@
 """Models are looked at before the training, whatever the installed timm can build on the meta device."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -45,3 +46,12 @@ def test_wrong_arguments_are_not_tried_twice(monkeypatch):
     with pytest.raises(ValueError, match=r"model: timm cannot build 'test_resnet' .*no such depth"):
         check_buildable(recipe("test_resnet"))
     assert len(calls) == 1
+
+
+def test_chosen_classes_are_held_against_the_data(tmp_path):
+    labels = np.arange(6) % 3
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((6, 8, 8), np.uint8), y_train=labels)
+    changes = ["dataset=npz", f"data_root={tmp_path / 'a.npz'}", "in_chans=1"]
+    assert check_buildable(load_recipe("quickstart", [*changes, "classes=[2,0]"])) > 0
+    with pytest.raises(ValueError, match="classes: 3 is not one of the data set's, which go from 0 to 2"):
+        check_buildable(load_recipe("quickstart", [*changes, "classes=[3,0]"]))

@@ -531,3 +531,14 @@ def test_a_fused_head_trains_as_its_twin_with_logits(build):
     assert results[0][1].abs().max() > 0
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_a_loss_that_an_earlier_version_pickled_whole():
+    head = ETFHead(16, 5, fused=True)
+    loss = FrameCrossEntropyLoss(head, label_smoothing=0.1)
+    x, y = torch.randn(4, 16), torch.arange(4)
+    expected, text = loss(head(x), y), repr(loss)
+    del loss.__dict__["product_dtype"], loss.__dict__["compiled"]
+    old = pickle.loads(pickle.dumps(loss))
+    torch.testing.assert_close(old(head(x), y), expected)
+    assert repr(old) == text

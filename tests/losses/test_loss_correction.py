@@ -151,6 +151,19 @@ def test_a_class_nobody_is_taken_for_needs_no_weight():
     assert (logits.grad == 0).all()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_label_that_no_class_leads_to_has_an_infinite_loss(compiled):
+    torch.compiler.reset()
+    loss = ForwardCorrectionLoss(
+        torch.tensor([[0.6, 0.4, 0.0], [0.3, 0.7, 0.0], [0.5, 0.5, 0.0]]), reduction="none"
+    )
+    logits, target = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0]]).requires_grad_(), torch.tensor([2, 1])
+    given = torch.compile(loss, backend="aot_eager", fullgraph=True) if compiled else loss
+    found = given(logits, target)
+    torch.testing.assert_close(found, torch.stack([torch.tensor(torch.inf), loss(logits[1:], target[1:])[0]]))
+    assert torch.autograd.grad(found[1], logits)[0][1].isfinite().all()
+
+
 def test_the_matrix_moves_with_the_module_and_stays_out_of_the_state_dict():
     for _, module in PAIRS:
         loss = module(torch.eye(3)).double()

@@ -10,7 +10,16 @@ import numpy as np
 from etfhead.errors import DataError
 from etfhead.experiment.data.images import Images, Source
 
-__all__ = ["keep_classes"]
+__all__ = ["check_chosen", "keep_classes"]
+
+
+def check_chosen(classes: Sequence[int], num_classes: int) -> None:
+    """Raise a DataError that names the first of these numbers that is no class of the data set."""
+    for number in classes:
+        if not 0 <= number < num_classes:
+            raise DataError(
+                f"classes: {number} is not one of the data set's, which go from 0 to {num_classes - 1}"
+            )
 
 
 def keep_classes(source: Source, classes: Sequence[int]) -> Source:
@@ -29,9 +38,7 @@ def keep_classes(source: Source, classes: Sequence[int]) -> Source:
     (('pattern 7', 'pattern 2'), 64, [0, 1])
     """
     K = len(source.class_names)
-    for number in classes:
-        if not 0 <= number < K:
-            raise DataError(f"classes: {number} is not one of the data set's, which go from 0 to {K - 1}")
+    check_chosen(classes, K)
     numbers = np.full(K, -1, dtype=np.int64)
     numbers[list(classes)] = np.arange(len(classes))
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from etfhead.errors import DataError
+from etfhead.experiment.unread import why_unread
 
 __all__ = ["label_file_path", "read_label_file"]
 
@@ -68,8 +69,7 @@ def read_label_file(place: str, *, images: int, num_classes: int) -> npt.NDArray
             "loaded: it could run code; save the labels alone, as an integer tensor or a .npy file"
         ) from error
     except Exception as error:  # numpy, csv, zip, pickle and torch each fail in their own way on bad bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: damaged or not a file of labels ({reason[:200]})") from error
+        raise DataError(f"{path}: damaged or not a file of labels ({why_unread(error)})") from error
     return _checked(place, values, images, num_classes)
 
 

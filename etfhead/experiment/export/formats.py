@@ -118,15 +118,22 @@ def load_stock(folder: Path) -> nn.Module:
     if not timm.is_model(name):
         raise ValueError(f"{folder}: timm has no model {name!r}; another version of timm may have it")
     try:
+        state = load_file(folder / WEIGHTS_FILE["timm"])
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: the weights are damaged ({str(error)[:300]})") from error
+    # Before timm makes room for as many classes as the configuration says there are.
+    if not any(config["num_classes"] in value.shape for value in state.values()):
+        raise ValueError(f"{folder}: num_classes is {config['num_classes']}, and no weights are of as many")
+    try:
         model: nn.Module = timm.create_model(name, pretrained=False, **args)
     except Exception as error:  # wrong arguments fail in as many ways as there are models
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{folder}: timm cannot build {name!r} with {args}: {reason}") from error
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE["timm"]))
-    except (RuntimeError, SafetensorError) as error:
+        model.load_state_dict(state)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{folder}: the weights are damaged or not of {name} ({reason})") from error
+        raise ValueError(f"{folder}: the weights are not of {name} ({reason})") from error
     return model.eval()
 
 

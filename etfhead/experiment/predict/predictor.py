@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from etfhead.experiment.export.choice import Weights, rank_models
@@ -122,7 +123,7 @@ def _exported(folder: Path, device: torch.device) -> Predictor:
         raise ValueError(f"{folder} {what} {where}" if what else f"{folder} does not exist")
     config = read_config(folder)
     origin = config.get("etfhead") or {}
-    names, data = _facts(folder, config)
+    data = _preparation(folder, config)
     logits: Callable[[Tensor], Tensor]
     if present[0] == WEIGHTS_FILE["onnx"]:
         if importlib.util.find_spec("onnxruntime") is None:
@@ -132,10 +133,11 @@ def _exported(folder: Path, device: torch.device) -> Predictor:
         logits = _on_device(load_program(folder / present[0], device), device)
     else:
         logits = _on_device(load_stock(folder), device)
+    _try(folder, logits, data["input_size"], config["num_classes"])
     readout = origin.get("readout")
     return Predictor(
         logits=logits,
-        class_names=names,
+        class_names=_class_names(folder, config),
         data_config=data,
         source=str(folder),
         arm=_arm(folder, origin) if readout else None,
@@ -153,18 +155,40 @@ def _arm(folder: Path, origin: Mapping[str, Any]) -> Arm:
         ) from error
 
 
-def _facts(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Class names and preprocessing, which timm may keep at two places."""
-    from timm.data import create_transform, resolve_data_config
+def _try(
+    folder: Path, logits: Callable[[Tensor], Tensor], input_size: Sequence[int], num_classes: int
+) -> None:
+    """Hold a configuration against its model, before as many classes are named as it says there are."""
+    try:
+        shape = tuple(logits(torch.zeros(1, *input_size)).shape)
+    except Exception as error:  # torch, onnxruntime and each model have their own way to refuse
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(
+            f"{folder}: the model cannot take an image of input_size {input_size}: {reason}"
+        ) from error
+    if shape != (1, num_classes):
+        raise ValueError(
+            f"{folder}: num_classes is {num_classes}, and for an image the model gives logits {shape}, "
+            f"expected (1, {num_classes}); config and model are not of one export"
+        )
 
-    cfg = config.get("pretrained_cfg") or config
-    count = config["num_classes"]
+
+def _class_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    cfg, count = config.get("pretrained_cfg") or config, config["num_classes"]
     names = config.get("label_names") or cfg.get("label_names")
     if isinstance(names, Mapping):
         names = [names.get(str(index), str(index)) for index in range(count)]
     names = tuple(map(str, names)) if names else tuple(map(str, range(count)))
     if len(names) != count:
         raise ValueError(f"{folder / CONFIG}: {len(names)} label_names for {count} classes; it is damaged")
+    return names
+
+
+def _preparation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How images are prepared, which timm may keep at two places."""
+    from timm.data import create_transform, resolve_data_config
+
+    cfg = config.get("pretrained_cfg") or config
     try:
         known = resolve_data_config(pretrained_cfg=cfg)
         data = {key: known[key] for key in _DATA_KEYS}
@@ -172,7 +196,7 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], di
         create_transform(**data)
     except (AttributeError, AssertionError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: it does not say how images are prepared ({error})") from error
-    return names, data
+    return data
 
 
 def _check_data(
@@ -185,6 +209,9 @@ def _check_data(
 ) -> None:
     if len(input_size) != 3 or any(type(size) is not int or size < 1 for size in input_size):
         raise ValueError(f"input_size={input_size!r}: expected channels, height and width")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and input_size[1] * input_size[2] > limit:
+        raise ValueError(f"input_size={input_size!r}: more pixels than Pillow's limit of {limit:,}")
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, input_size[0]) or not all(math.isfinite(value) for value in values):
             raise ValueError(f"{name}={values!r}: expected a number for each of {input_size[0]} channels")

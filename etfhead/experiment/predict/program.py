@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from etfhead.experiment.files import parse_json
+from etfhead.experiment.unread import why_unread
 
 __all__ = ["load_program"]
 
@@ -86,10 +87,7 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
             program = move_to_device_pass(program, device)
         return program.module()
     except Exception as error:  # zipfile, json and torch each have their own way to fail on bad bytes
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        if "weights_only" in reason:  # torch's advice is to open it all the same
-            reason = "it holds a pickle of more than tensors, which is not opened"
-        raise ValueError(f"{path}: damaged, or of another version of torch ({reason})") from error
+        raise ValueError(f"{path}: damaged, or of another version of torch ({why_unread(error)})") from error
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 from etfhead.errors import CheckpointError
 from etfhead.experiment.files import atomic_write
 from etfhead.experiment.training.fingerprint import differences
+from etfhead.experiment.unread import why_unread
 
 __all__ = ["PREVIOUS", "STATE", "StateFile", "read_state", "save_weights"]
 
@@ -48,8 +49,7 @@ def read_state(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # zipfile, zlib, pickle and torch each have their own way to fail on bad bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason[:200]})") from error
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({why_unread(error)})") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: not a training state of etfhead")
     if state.get("version") != _VERSION:

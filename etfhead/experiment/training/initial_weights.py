@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from etfhead.errors import CheckpointError
+from etfhead.experiment.unread import why_unread
 
 __all__ = ["load_initial_weights"]
 
@@ -36,10 +37,7 @@ def load_initial_weights(model: nn.Module, path: str) -> None:
     except FileNotFoundError:
         raise CheckpointError(f"initial_checkpoint: there is no file {path!r}") from None
     except Exception as error:  # safetensors, pickle, zipfile and torch each fail in their own way
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        if "weights_only" in str(error):  # torch's advice is to open it all the same
-            reason = "a pickle of more than tensors, which is not opened"
-        raise CheckpointError(f"initial_checkpoint: cannot read {path!r} ({reason[:200]})") from error
+        raise CheckpointError(f"initial_checkpoint: cannot read {path!r} ({why_unread(error)})") from error
     own = model.state_dict()
     leaves = tuple(f"{leaf}." for leaf in find_classifiers(model))
     state = _without_other_classifier(own, state, leaves, path)

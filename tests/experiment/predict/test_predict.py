@@ -132,6 +132,7 @@ def test_a_configuration_of_no_model(copy, changes, words):
         ("input_size", [3, 0, 8]),
         ("input_size", 224),
         ("input_size", [3, 8]),
+        ("input_size", [3, 10**6, 10**6]),
         ("mean", [0.5, 0.5]),
         ("mean", "grey"),
         ("mean", 0.5),
@@ -147,6 +148,38 @@ def test_a_configuration_that_prepares_no_image(copy, key, value):
     cfg = json.loads((copy / "config.json").read_text())["pretrained_cfg"]
     with pytest.raises(ValueError, match=r"config\.json: it does not say how images are prepared"):
         load_predictor(edit(copy, pretrained_cfg={**cfg, key: value}))
+
+
+@pytest.fixture(scope="module")
+def program(stock, tmp_path_factory):
+    """Folder of the same model as a program."""
+    folder = tmp_path_factory.mktemp("program")
+    shutil.copy(stock[0] / "config.json", folder)
+    batch = torch.export.Dim("batch", min=1)
+    traced = torch.export.export(stock[1], (torch.zeros(2, 3, 160, 160),), dynamic_shapes=({0: batch},))
+    torch.export.save(traced, folder / "model.pt2")
+    return folder
+
+
+# More than can be named, more than an index can hold, and other numbers than the model's three.
+@pytest.mark.parametrize("count", [10**12, 10**30, 5, 2, 0, -3])
+@pytest.mark.parametrize("names", [..., {"0": "a"}])
+def test_a_number_of_classes_that_is_not_the_models(copy, program, tmp_path, count, names):
+    with pytest.raises(ValueError, match=f"num_classes is {count}, and no weights are of as many"):
+        load_predictor(edit(copy, num_classes=count, label_names=names))
+    folder = edit(shutil.copytree(program, tmp_path / "program"), num_classes=count, label_names=names)
+    with pytest.raises(
+        ValueError, match=rf"num_classes is {count}, and .* logits \(1, 3\), expected \(1, {count}\)"
+    ):
+        load_predictor(folder)
+
+
+def test_a_size_of_images_that_is_not_the_models(program, tmp_path):
+    folder = shutil.copytree(program, tmp_path / "program")
+    cfg = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert load_predictor(folder).class_names == ("cat", "dog", "owl")
+    with pytest.raises(ValueError, match="the model cannot take an image of input_size"):
+        load_predictor(edit(folder, pretrained_cfg={**cfg, "input_size": [3, 32, 32]}))
 
 
 def test_arm_seed_and_weights_belong_to_runs(stock):

@@ -74,9 +74,10 @@ def test_a_copy_that_was_only_packed_again_is_read(whole, tmp_path):
     load_program(planted(whole[0], tmp_path / "model.pt2", lambda name, data: data, {}), CPU)
 
 
-def test_pickles_are_not_opened(whole, tmp_path):
+@pytest.mark.parametrize("kind", ["function", "module"])
+def test_pickles_are_not_opened(whole, tmp_path, kind):
     mark = tmp_path / "mark"
-    evil = pickled((Harm(mark),))
+    evil = pickled((Harm(mark),) if kind == "function" else nn.Linear(1, 1))
 
     def in_inputs(name, data):
         return evil if "sample_inputs" in name else data

@@ -114,7 +114,9 @@ def test_code_in_a_checkpoint_is_never_executed(states, tmp_path):
 
     states.folder.mkdir()
     torch.save({"format": "etfhead training state", "version": 1, "fingerprint": Harm()}, states.path)
-    with pytest.raises(CheckpointError, match=r"state\.pt"):
+    with pytest.raises(
+        CheckpointError, match=r"state\.pt: .*\(it holds a pickle of more than tensors, which"
+    ):
         states.load()
     assert not (tmp_path / "harm").exists()
 
