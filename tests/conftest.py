@@ -1,6 +1,8 @@
 """One thread a process: the tests' models are tiny, and threads on busy cores wait for each other."""
 
 import os
+import random
+import sys
 
 import pytest
 
@@ -15,3 +17,13 @@ def signals():
     """None is ignored."""
     with heard_signals():
         yield
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """What a test draws does not depend on those before it in its process, which change with every run."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.manual_seed(0)

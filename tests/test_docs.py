@@ -44,6 +44,7 @@ def trained(tmp_path_factory):
 def folder(tmp_path, monkeypatch):
     """An empty folder to be in; random states and what timm knows are put back."""
     monkeypatch.chdir(tmp_path)
+    importlib.import_module("etfhead.experiment.models")  # registers once a process, and stays
     registry = importlib.import_module("timm.models._registry")
     tables = [registry._model_entrypoints, registry._model_to_module, registry._module_to_models]
     saved = [dict(table) for table in tables]

@@ -52,7 +52,7 @@ def _version(package: str) -> str | None:
 
 
 def _command() -> str:
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # stays that for a user without a name, as in a container
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return " ".join(word.replace(home, "~") if len(home) > 1 else word for word in words)
 

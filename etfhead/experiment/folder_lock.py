@@ -29,6 +29,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 # Seconds between attempts: who holds it may only be asking, or have no time yet to write its name.
 _WAITS = (0.02, 0.05, 0.1)
+# And longer ones while the file names nobody who lives: on a busy machine the name comes late.
+_WAITS_FOR_A_NAME = (0.2, 0.5, 1.0)
 _SETTLE = 0.3  # without locks: time in which another start at the same instant writes its name over this one
 
 # A POSIX lock never stops its own process, and closing any handle of the file would give it up.
@@ -164,7 +166,9 @@ def _take(path: Path) -> tuple[int, bool]:
         OSError: The file cannot be opened or locked.
     """
     taken = None
-    for wait in (0.0, *_WAITS):
+    for attempt, wait in enumerate((0.0, *_WAITS, *_WAITS_FOR_A_NAME)):
+        if taken is not None and attempt > len(_WAITS) and taken.holder and not is_gone(taken.holder):
+            break
         time.sleep(wait)
         try:
             for _ in range(100):

@@ -69,7 +69,7 @@ def test_a_child_of_the_holder_does_not_keep_the_lock(tmp_path):
         FolderLock(tmp_path).__enter__()
         child = os.fork()
         if child == 0:
-            time.sleep(30)
+            time.sleep(600)
             os._exit(0)
         os.write(writer, f"{child}\n".encode())
         signal.pause()
@@ -160,8 +160,8 @@ def test_other_errors_of_the_lock_are_told(tmp_path, monkeypatch):
     assert folder_lock._held == set()
 
 
-def _start(folder, ready, go):
-    """A process that takes the folder when told to; what came of it stands in a pipe."""
+def _start(folder, ready, go, leave):
+    """A process that takes the folder when told to, and holds it until told; what came of it is in a pipe."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -170,7 +170,7 @@ def _start(folder, ready, go):
         try:
             with FolderLock(folder):
                 os.write(writer, b"held")
-                time.sleep(1.0)
+                os.read(leave, 1)
         except ValueError as error:
             os.write(writer, str(error).encode())
         finally:
@@ -181,22 +181,23 @@ def _start(folder, ready, go):
 
 @pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("stale", [True, False])
-def test_of_many_that_start_at_one_instant_one_goes_on(tmp_path, request, locks, stale):
+def test_of_many_that_start_at_one_instant_one_goes_on(tmp_path, request, monkeypatch, locks, stale):
     if not locks:
         request.getfixturevalue("no_locks")
+        monkeypatch.setattr(folder_lock, "_SETTLE", 1.5)  # a busy machine is late
     if stale:  # of a process that was killed
-        gone = {"pid": 2**22 - 3, "host": socket.gethostname(), "since": "2026-01-01"}
+        gone = {"pid": 2**22, "host": socket.gethostname(), "since": "2026-01-01"}
         (tmp_path / LOCK).write_text(json.dumps(gone))
-    (ready_out, ready), (go, go_in) = os.pipe(), os.pipe()
-    started = [_start(tmp_path, ready, go) for _ in range(5)]
+    (ready_out, ready), (go, go_in), (leave, leave_in) = os.pipe(), os.pipe(), os.pipe()
+    started = [_start(tmp_path, ready, go, leave) for _ in range(5)]
     assert sum(len(os.read(ready_out, 1)) for _ in started) == 5
     os.write(go_in, b"g" * 5)
-    told = []
+    told = [os.read(reader, 2000).decode() for _, reader in started]
+    os.write(leave_in, b"l" * 5)
     for pid, reader in started:
-        told.append(os.read(reader, 2000).decode())
         os.waitpid(pid, 0)
         os.close(reader)
-    for handle in (ready_out, ready, go, go_in):
+    for handle in (ready_out, ready, go, go_in, leave, leave_in):
         os.close(handle)
     assert told.count("held") == 1, told
     winner = started[told.index("held")][0]
@@ -219,6 +220,25 @@ def test_who_only_asks_does_not_get_a_run_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "_open_and_lock", busy_once)
     with FolderLock(tmp_path):
         assert len(attempts) == 2
+
+
+def test_whose_name_comes_late_is_waited_for(tmp_path, monkeypatch):
+    """Until then nobody is named, or a process that was killed."""
+    for waits in ("_WAITS", "_WAITS_FOR_A_NAME"):
+        monkeypatch.setattr(folder_lock, waits, (0.0, 0.0))
+    here = socket.gethostname()
+    gone, alive = ({"pid": pid, "host": here, "since": "2026"} for pid in (2**22, os.getppid()))
+    for holders in ([alive] * 3, [None, None, gone, alive], [gone, gone, None, gone, None]):
+        left = iter(holders)
+
+        def taken(path, left=left):
+            raise folder_lock._TakenError(next(left))
+
+        monkeypatch.setattr(folder_lock, "_open_and_lock", taken)
+        named = f"process {(holders[-1] or {'pid': 'unknown'})['pid']} on"
+        with pytest.raises(ValueError, match=named):
+            FolderLock(tmp_path).__enter__()
+        assert list(left) == []
 
 
 def test_a_file_that_is_always_replaced_ends_in_an_error(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from etfhead.errors import DataError, TrainingError
 from etfhead.experiment import runner
+from etfhead.experiment.environment import describe_environment
 from etfhead.experiment.recipe import Arm
 from etfhead.experiment.training.session import Session
 from tests.experiment.conftest import Loaded
@@ -311,8 +312,12 @@ def test_more_images_a_batch_than_there_are(run, recipe, tmp_path):
 
 def test_environment_names_no_person_and_no_machine(run, recipe, tmp_path, monkeypatch):
     import platform
+    import socket
     import sys
 
+    # The name of the machine that this runs on may be a word of any file.
+    for module, name in ((platform, "node"), (socket, "gethostname")):
+        monkeypatch.setattr(module, name, lambda: "janes-machine")
     home = str(tmp_path / "home" / "jane")
     monkeypatch.setenv("HOME", home)
     monkeypatch.setattr(sys, "argv", [f"{home}/bin/etfhead", "run", f"{home}/my.yaml"])
@@ -321,7 +326,19 @@ def test_environment_names_no_person_and_no_machine(run, recipe, tmp_path, monke
     assert environment["torch"] == torch.__version__
     text = json.dumps(environment)
     assert "jane" not in text
-    assert platform.node() not in text
+
+
+def test_a_user_without_a_name_and_a_home_trains(monkeypatch):
+    """As ``docker run --user 12345`` has it."""
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr("sys.argv", ["/opt/etfhead", "run", "~/my.yaml"])
+    assert describe_environment()["command"] == "etfhead run ~/my.yaml"
 
 
 def test_the_folder_names_every_default_and_resume_compares_them(run, plain, tmp_path):

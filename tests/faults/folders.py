@@ -6,13 +6,12 @@ import errno
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.faults.kills import Outcome, at_step
-from tests.faults.runs import Ended, call, compare, finished_files, in_process, start, wait
+from tests.faults.runs import CannotStart, Ended, call, compare, finished_files, in_process, start, wait
 
 if TYPE_CHECKING:
     from etfhead.experiment.training.engine import Trainer
@@ -185,10 +184,15 @@ def two_runs(recipe: Path, whole: Path, *, report: bool = True) -> Iterator[Outc
     """A second run of a folder is refused and named, whatever it wants; the first one never notices."""
     out = whole.with_name("shared")
     shutil.rmtree(out, ignore_errors=True)
-    first = start(call(["run", recipe, "--out", out], report=report), out.with_suffix(".log"))
-    while not (out / "data.json").exists():
-        time.sleep(0.005)
-    os.kill(first.pid, signal.SIGSTOP)  # in the middle, for as long as it takes
+
+    def stop() -> None:  # in the middle, for as long as it takes
+        in_mid_run(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+    first = start(call(["run", recipe, "--out", out], before=stop, report=report), out.with_suffix(".log"))
+    _, status = os.waitpid(first.pid, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        code = os.waitstatus_to_exitcode(status)
+        raise CannotStart(f"the first of two runs ended with exit code {code}, before its middle")
     for words in ([], ["--resume"], ["--overwrite"]):
         before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
         ended = in_process(

@@ -15,7 +15,7 @@ from tests.faults.runs import Ended, Running, call, compare, finished_files, mus
 
 __all__ = ["kill_one_of_two"]
 
-_PATIENCE = 60.0  # seconds in which a process must notice that the other has gone
+_PATIENCE = 300.0  # seconds in which a process must notice that the other has gone
 
 
 def kill_one_of_two(recipe: Path, place: Path, *, report: bool = True) -> Iterator[Outcome]:

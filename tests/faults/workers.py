@@ -18,8 +18,8 @@ from tests.faults.runs import call, compare, finished_files, start, wait
 
 __all__ = ["MOMENTS", "WITH_WORKERS", "kill_one_worker", "signal_the_group"]
 
-_PATIENCE = 60.0
-_LEFT = 20.0  # seconds in which workers notice that the main process has gone; torch looks every 5
+_PATIENCE = 300.0
+_LEFT = 120.0  # seconds in which workers notice that the main process has gone; torch looks every 5
 
 # Where a run is when it happens: what is called there, and the how many-th call.
 MOMENTS = {
@@ -29,7 +29,7 @@ MOMENTS = {
     "step 13": ("etfhead.experiment.training.engine:forward", 13),
     "validation": ("etfhead.experiment.training.measure:SplitMeasure.__call__", 2),
     "a checkpoint": ("etfhead.experiment.training.checkpoint:StateFile.save", 2),
-    "the test images": ("etfhead.experiment.runner:conclude", 1),
+    "the test images": ("etfhead.experiment.training.arm_run:conclude", 1),
     "between arms": ("etfhead.experiment.training.session:Session.build", 2),
 }
 WITH_WORKERS = tuple(
@@ -76,8 +76,9 @@ def kill_one_worker(
     def kill() -> None:
         import multiprocessing
 
-        pids = [worker.pid for worker in multiprocessing.active_children() if worker.pid is not None]
-        os.kill(max(pids), signum)
+        newest = max(multiprocessing.active_children(), key=lambda worker: worker._identity)
+        assert newest.pid is not None
+        os.kill(newest.pid, signum)
 
     for moment in moments:
         name = signal.Signals(signum).name

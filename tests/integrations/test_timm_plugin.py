@@ -22,6 +22,7 @@ from tests.older_timm import HAS_LOCAL_DIR, from_folder
 @pytest.fixture(scope="module")
 def plugin():
     """As train.py does it: ``for module in args.device_modules: importlib.import_module(module)``."""
+    importlib.import_module("etfhead.experiment.models")  # registers once a process, and stays
     registry = importlib.import_module("timm.models._registry")
     tables = [registry._model_entrypoints, registry._model_to_module, registry._module_to_models]
     saved = [dict(table) for table in tables]

@@ -127,7 +127,7 @@ def test_processes_add_up():
     metrics[0].update(h[:90], y[:90], o[:90], p[:90])
     metrics[1].update(h[90:], y[90:], o[90:], p[90:])
     metrics[1].update(test, y_test)
-    barrier, slots = threading.Barrier(3, timeout=60), [None] * 3
+    barrier, slots = threading.Barrier(3, timeout=300), [None] * 3
 
     def gather_of(rank):
         def gather(tensor, group=None):

@@ -183,7 +183,7 @@ def test_a_large_mean_and_single_precision_lose_no_digits():
 def test_processes_add_up(seen):
     features, targets, weight = samples(offset=10.0)
     whole = regression_collapse(features, targets, 3, weight=weight)
-    barrier, slots, results = threading.Barrier(2, timeout=30), [None, None], [None, None]
+    barrier, slots, results = threading.Barrier(2, timeout=300), [None, None], [None, None]
 
     def run(rank):
         def gather(tensor, group=None):

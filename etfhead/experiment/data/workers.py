@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from etfhead.experiment.data.socket_names import keep_socket_names_short
+
 __all__ = ["WorkerLost", "start_method", "start_worker", "told_of_death", "watched", "workers_ended"]
 
 _DIED = re.compile(
@@ -107,6 +109,7 @@ def watched(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     Raises:
         WorkerLost: One of its processes died.
     """
+    keep_socket_names_short()
     with _told_here():
         _deaths.starting = True
         try:

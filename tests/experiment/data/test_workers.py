@@ -34,9 +34,16 @@ class _Pids(Dataset):
         return torch.zeros(3), os.getpid()
 
 
-def _gone(pid: int, seconds: float = 10.0) -> bool:
+def _at_work(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _gone(pid: int, seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + seconds
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while _at_work(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
@@ -121,9 +128,9 @@ def test_python_ends_stuck_workers_at_its_exit():
         "print(int(next(batches)[1][0]))\n"
         "import builtins; builtins.kept = batches, loader\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0
-    assert _gone(int(ended.stdout), 3.0)
+    assert _gone(int(ended.stdout))
     assert "Traceback" not in ended.stderr
 
 
@@ -132,20 +139,20 @@ def test_workers_end_when_the_main_process_is_gone():
         "import time\n"
         "from tests.experiment.data.test_workers import _Pids, make_eval_loader\n"
         "print(int(next(iter(make_eval_loader(_Pids(), 2, workers=1)))[1][0]), flush=True)\n"
-        "time.sleep(100)\n"
+        "time.sleep(600)\n"
     )
     kept = code.replace("next(iter(", "next(kept := iter(")
     process = subprocess.Popen([sys.executable, "-c", kept], stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
-    assert psutil.pid_exists(pid)
+    assert _at_work(pid)
     process.kill()
     process.wait()
-    assert _gone(pid, 30.0)
+    assert _gone(pid)
 
 
 def _kill_and_wait(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    for _ in range(1000):
+    for _ in range(12_000):
         time.sleep(0.005)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_no_path_of_this_machine_is_in_an_export(digits, tmp_path, name):
     if name == "onnx" and importlib.util.find_spec("onnxscript") is None:
         pytest.skip("needs the extra etfhead[onnx]")
     folder = export_run(digits, tmp_path / name, arm="etf", seed=0, format_name=name).folder
-    places = [Path(etfhead.__file__).parents[1], Path.home(), Path.cwd(), digits, tmp_path]
+    places = [Path(etfhead.__file__).parents[1], Path(os.path.expanduser("~")), Path.cwd(), digits, tmp_path]
     places = [str(place).encode() for place in places if len(place.parts) > 2] + [b"site-packages"]
     for path in folder.iterdir():
         text = contents(path)

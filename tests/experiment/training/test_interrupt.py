@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -12,30 +11,28 @@ from safetensors.torch import load_file
 
 from etfhead.experiment.runner import run
 from etfhead.experiment.schema import load_recipe, smoke
+from tests.held_runs import HELD
 
 OVERRIDES = ["drop=0.1", "mixup=0.2"]
 
 
-def start(out, *more):
-    command = "import sys; from etfhead.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = ["run", "quickstart", *OVERRIDES, "--smoke", "--out", str(out), *more]
+def start(out):
+    words = ["run", "quickstart", *OVERRIDES, "--smoke", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", command, *words], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([*HELD, *words], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def stop_after_first_epoch(out, signum):
     """Start a run, send the signal once the first checkpoint is there; exit code and what was told."""
     process = start(out)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (out / "arms" / "learnable" / "seed0" / "state.pt").exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signum)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, told
@@ -55,7 +52,7 @@ def test_sigterm_and_resume(tmp_path):
     assert "--resume" in told
     assert "Traceback" not in told
     recipe = replace(smoke(load_recipe("quickstart", OVERRIDES)), seeds=(0,))
-    assert len(list(out.glob("arms/*/seed*/result.json"))) < len(recipe.seeds) * len(recipe.arms)
+    assert list(out.glob("arms/*/seed*/result.json")) == []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the process: a sum over more threads is another sum
     try:

@@ -1,8 +1,10 @@
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from etfhead.experiment.training import signals
 from etfhead.experiment.training.signals import StopRequest
@@ -50,16 +52,20 @@ def test_a_window_that_closes_says_so_twice():
 
 def test_what_comes_at_once_is_one_request(monkeypatch):
     """As timeout(1) sends it: to the process, and then to the group it is in."""
-    monkeypatch.setattr(signals, "_BURST", 1.5)  # a busy machine is late
-    seen = []
+    seen, waited = [], []
+
+    def more_come(seconds):
+        waited.append(seconds)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(signals, "time", SimpleNamespace(sleep=more_come))
     earlier = signal.signal(signal.SIGTERM, lambda *_: seen.append("again"))
     try:
         with StopRequest() as stop:
-            sender = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
-            sender.start()
             os.kill(os.getpid(), signal.SIGTERM)
-            sender.join()
             assert stop.signum == signal.SIGTERM
+            assert waited == [signals._BURST]
             assert seen == []
             os.kill(os.getpid(), signal.SIGTERM)
             assert seen == ["again"]
@@ -111,3 +117,38 @@ def test_quiet_outside_the_main_thread():
     thread.start()
     thread.join()
     assert asked == [None]
+
+
+def processes(signums):
+    """What one of several processes sees of accelerate, when the others' signals are these."""
+    return SimpleNamespace(
+        num_processes=len(signums),
+        device=torch.device("cpu"),
+        gather=lambda mine: torch.cat([mine, torch.tensor([n or 0 for n in signums[1:]])]),
+    )
+
+
+def test_a_process_stops_by_itself_only_where_it_is_the_only_one():
+    stop = StopRequest()
+    assert stop.alone(processes([None])) is None
+    stop.signum = signal.SIGTERM
+    assert stop.alone(processes([signal.SIGTERM])) == signal.SIGTERM
+    assert stop.alone(processes([signal.SIGTERM, None])) is None
+
+
+def test_processes_agree_on_a_signal_that_any_of_them_got():
+    for signums in (
+        [None, None],
+        [signal.SIGINT, None],
+        [None, signal.SIGTERM],
+        [signal.SIGINT, signal.SIGTERM],
+    ):
+        stop = StopRequest()
+        stop.signum = signums[0]
+        expected = max((n for n in signums if n is not None), default=None)
+        assert stop.agreed(processes(signums)) == expected
+        assert stop.signum == expected
+    alone = StopRequest()
+    assert alone.agreed(SimpleNamespace(num_processes=1)) is None  # asks nobody
+    alone.signum = signal.SIGINT
+    assert alone.agreed(SimpleNamespace(num_processes=1)) == signal.SIGINT

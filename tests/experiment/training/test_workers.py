@@ -14,24 +14,25 @@ import pytest
 from etfhead.errors import Interrupted, TrainingError
 from etfhead.experiment import runner
 from etfhead.experiment.data.workers import WorkerLost
+from etfhead.experiment.training import arm_run
 from tests.faults.runs import compare, write_recipe
 from tests.heard_signals import heard_signals
+from tests.held_runs import HELD, PLAIN
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process groups as on Linux")
 
 
-def start(recipe, out, *words, launcher=()):
-    command = "import sys; from etfhead.cli import main; sys.exit(main(sys.argv[1:]))"
+def start(recipe, out, *words, program=PLAIN):
     run = ["run", str(recipe), "workers=2", "--out", str(out), *words]
     with heard_signals():
         return subprocess.Popen(
-            [*launcher, sys.executable, "-c", command, *run], env={**os.environ, "OMP_NUM_THREADS": "1"},
+            [*program, *run], env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
 
 def finish(process):
-    told, _ = process.communicate(timeout=120)
+    told, _ = process.communicate(timeout=300)
     return process.returncode, told
 
 
@@ -49,9 +50,9 @@ def test_a_group_that_is_told_to_stop_goes_on_to_the_same_numbers(whole, tmp_pat
     recipe, out = whole[0], tmp_path / "out"
     if sender == "timeout" and shutil.which("timeout") is None:
         pytest.skip("no timeout(1)")
-    process = start(recipe, out, launcher=("timeout", "300") if sender == "timeout" else ())
+    process = start(recipe, out, program=("timeout", "600", *HELD) if sender == "timeout" else HELD)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (out / "arms/learnable/seed0/state.pt").exists():
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline
@@ -62,7 +63,7 @@ def test_a_group_that_is_told_to_stop_goes_on_to_the_same_numbers(whole, tmp_pat
         else:
             os.killpg(process.pid, signal.SIGTERM)
         code, told = finish(process)
-        _, left = psutil.wait_procs(family, timeout=20.0)
+        _, left = psutil.wait_procs(family, timeout=120.0)
     finally:
         process.kill()
     assert code == 143, told
@@ -79,7 +80,7 @@ def test_a_death_before_training_is_told_with_arm_and_seed(recipe, tmp_path, mon
     def dies(*args, **options):
         raise WorkerLost("a loading process (pid 7) was killed")
 
-    monkeypatch.setattr(runner.Session, "build", dies)
+    monkeypatch.setattr(arm_run.Session, "build", dies)
     arm = next(iter(recipe.arms))
     with pytest.raises(
         TrainingError, match=rf"^arm '{arm}', seed \d: orient: a loading process \(pid 7\) was"
@@ -102,7 +103,7 @@ class _Lost:
 def test_a_death_costs_no_step_and_a_stop_goes_first(recipe, tmp_path, monkeypatch, stopped):
     """Without real processes: the checkpoint is of the step that the last batch was for."""
     whole, out = runner.run(recipe, tmp_path / "whole"), tmp_path / "out"
-    build, requests = runner.Session.build, []
+    build, requests = arm_run.Session.build, []
 
     def with_less(*args, **options):
         session = build(*args, **options)
@@ -115,7 +116,7 @@ def test_a_death_costs_no_step_and_a_stop_goes_first(recipe, tmp_path, monkeypat
 
     enter = runner.StopRequest.__enter__
     monkeypatch.setattr(runner.StopRequest, "__enter__", asked)
-    monkeypatch.setattr(runner.Session, "build", with_less)
+    monkeypatch.setattr(arm_run.Session, "build", with_less)
     if stopped:
         lost = WorkerLost.__init__
 
