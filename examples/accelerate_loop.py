@@ -1,7 +1,7 @@
 """A plain accelerate loop with mixup and cutmix; the lines marked `# etfhead` are all that a fixed head adds.
 
 python examples/accelerate_loop.py
-accelerate launch --cpu --num_processes 2 examples/accelerate_loop.py
+torchrun --nproc_per_node 2 examples/accelerate_loop.py  # on GPUs, accelerate launch does as well
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ def check(words: list[str], text: str = "", *, run: bool) -> None:
     elif first == "torchrun":
         _launched(get_args_parser().parse_args(rest))
     elif words[:2] == ["accelerate", "launch"]:
-        _launched(launch_command_parser().parse_args(words[2:]))
+        args = launch_command_parser().parse_args(words[2:])
+        assert not args.cpu or (args.num_processes or 1) == 1, "on a CPU accelerate starts one process"
+        _launched(args)
     else:
         raise AssertionError(f"no test knows the command {first!r}")
 
@@ -90,7 +92,8 @@ def _etfhead(words: list[str], *, run: bool) -> None:
 
 def _is_there(recipe: str) -> bool:
     """Whether a recipe can be read here: a shipped one, or a file. Placeholders (RECIPE, ...) cannot."""
-    if recipe.isupper() or recipe == "..." or (recipe.endswith(".yaml") and not Path(recipe).exists()):
+    placed = recipe.endswith(".yaml") or recipe.startswith("runs/")
+    if recipe.isupper() or recipe == "..." or (placed and not Path(recipe).exists()):
         return False
     return find_recipe(recipe).exists()
 

@@ -20,7 +20,9 @@ __all__ = ["main"]
 
 _EXIT_UNEXPECTED, _EXIT_USER, _EXIT_PIPE = 1, 2, 141
 _RECIPE_HELP = "name from `etfhead ls`, a YAML file, or a run folder"
-_OVERRIDE_HELP = "epochs=3, seeds=0,1, arms.etf.basis=haar, or ~arms.cosine to leave one out"
+_OVERRIDE_HELP = (
+    "epochs=3, seeds=0,1 (one: 'seeds=[0]'), arms.etf.basis=haar, or ~arms.cosine to leave one out"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,7 +71,12 @@ def _build_parser() -> _Parser:
 
     run = _command(subparsers, commands.run_run, "run a comparison and write its report")
     _recipe_arguments(run)
-    run.add_argument("--out", metavar="DIR", help="run folder (default: runs/<name of the recipe>)")
+    run.add_argument(
+        "--out",
+        type=os.path.expanduser,  # shells leave the ~ of --out=~/runs as it is
+        metavar="DIR",
+        help="run folder (default: runs/<name of the recipe>; with --resume, RECIPE if that is a run folder)",
+    )
     run.add_argument("--smoke", action="store_true", help="tiny model, generated images: seconds on the CPU")
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in that folder")

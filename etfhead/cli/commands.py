@@ -87,7 +87,7 @@ def run_run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     if args.smoke:
         recipe = smoke(recipe)
-    out = Path(args.out) if args.out else Path("runs") / recipe.name
+    out = _run_folder(args, recipe.name)
 
     # torch and timm load here, after everything that can be wrong in the recipe itself was said.
     from etfhead.experiment.preflight import check_buildable
@@ -106,6 +106,19 @@ def run_run(args: argparse.Namespace) -> int:
         _print_table(out)
         print(f"report: {out / 'report.html'}")
     return 0
+
+
+def _run_folder(args: argparse.Namespace, name: str) -> Path:
+    """``--out``, or the run folder that is to go on, or ``runs/<name>``."""
+    from etfhead.experiment.run_folder import is_run_folder
+    from etfhead.experiment.schema import find_recipe
+
+    if args.out:
+        return Path(args.out)
+    recipe, given = find_recipe(args.recipe), Path(args.recipe).expanduser()
+    if args.resume and recipe.name == "recipe.yaml" and (given.is_dir() or is_run_folder(recipe.parent)):
+        return recipe.parent
+    return Path("runs") / name
 
 
 def _resume_command(args: argparse.Namespace, out: Path) -> str:

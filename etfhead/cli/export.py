@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from etfhead.experiment.terminal import shown
@@ -40,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choice(parser)
     parser.add_argument(
-        "--out", metavar="DIR", help="folder to write (default: RUN/exports/<arm>-seed<k>-<weights>-<format>)"
+        "--out",
+        type=os.path.expanduser,  # shells leave the ~ of --out=~/model as it is
+        metavar="DIR",
+        help="folder to write (default: RUN/exports/<arm>-seed<k>-<weights>-<format>)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the export in that folder")
 

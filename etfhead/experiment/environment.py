@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,8 +54,16 @@ def _version(package: str) -> str | None:
 
 def _command() -> str:
     home = os.path.expanduser("~")  # stays that for a user without a name, as in a container
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return " ".join(word.replace(home, "~") if len(home) > 1 else word for word in words)
+    program = Path(sys.argv[0]).name
+    words = ["etfhead" if program == "__main__.py" else program, *sys.argv[1:]]  # python -m etfhead.cli
+    return " ".join(_quoted(word, home) for word in words)
+
+
+def _quoted(word: str, home: str) -> str:
+    """A word as a shell takes it, with a ``~`` that it expands, or etfhead does, for the user's home."""
+    if len(home) > 1:
+        word = word.replace(home, "~")
+    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 
 def _git_commit() -> str | None:

@@ -57,6 +57,29 @@ def test_run_flags_and_default_folder(call, recorded):
     assert (second, other) == (Path("runs/quickstart"), [False, True])
 
 
+def test_a_run_folder_goes_on_where_it_is(call, recorded, tmp_path):
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    assert call("cp", "quickstart", str(place / "recipe.yaml"))[0] == 0
+    (place / "env.json").write_text('{"etfhead": "0"}')
+    assert call("run", str(place), "--resume")[0] == 0
+    assert call("run", str(place / "recipe.yaml"), "--resume")[0] == 0
+    assert call("run", str(place), "--resume", "--out", "o")[0] == 0
+    assert call("run", str(place))[0] == 0
+    assert call("run", str(place), "--overwrite")[0] == 0
+    (place / "env.json").unlink()  # a recipe that merely has this name
+    assert call("run", str(place / "recipe.yaml"), "--resume")[0] == 0
+    named = recorded[0][-1][1]
+    assert [folder for _, folder, *_ in recorded[0]] == [place, place, Path("o"), named, named, named]
+    assert named.parent == Path("runs")
+
+
+def test_the_home_of_an_attached_option(call, recorded, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call("run", "quickstart", "--out=~/o")[0] == 0
+    assert recorded[0][0][1] == tmp_path / "o"
+
+
 def test_only_the_first_of_several_processes_prints(call, recorded, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert call("run", "quickstart", "--out", "o")[:2] == (0, "")

@@ -3,6 +3,7 @@
 import csv
 import os
 import runpy
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_accelerate(execute, version, capsys):
     execute(version("accelerate_loop"))
     assert "epoch 0: " in capsys.readouterr().out
     loads_into_stock(load_file("digits.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
+def test_accelerate_in_two_processes(version, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    variables = {"EXAMPLE_IMAGES": "128", "EXAMPLE_EPOCHS": "1", "PYTHONPATH": str(FOLDER)}
+    done = subprocess.run(
+        [*command, str(version("accelerate_loop"))],
+        cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 0: ") == 1, "one of the two speaks"
+    loads_into_stock(load_file(tmp_path / "digits.safetensors"))
 
 
 def test_hf_trainer(execute, version, capsys):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shlex
 import signal
 from dataclasses import replace
 
@@ -326,6 +327,30 @@ def test_environment_names_no_person_and_no_machine(run, recipe, tmp_path, monke
     assert environment["torch"] == torch.__version__
     text = json.dumps(environment)
     assert "jane" not in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["/opt/bin/etfhead", "run", "quickstart", "seeds=[0]"], "etfhead run quickstart 'seeds=[0]'"),
+        (
+            ["/x/etfhead", "run", "/home/jane/a b/my.yaml", "--out", "o p"],
+            "etfhead run ~/'a b/my.yaml' --out 'o p'",
+        ),
+        (
+            ["/x/etfhead", "run", "data_root=/home/jane/d", "name=a  b"],
+            "etfhead run 'data_root=~/d' 'name=a  b'",
+        ),
+        (["/v/etfhead/cli/__main__.py", "run", "quickstart"], "etfhead run quickstart"),
+        (["/x/etfhead", "run", "q", "description=<b> & x"], "etfhead run q 'description=<b> & x'"),
+    ],
+)
+def test_the_command_can_be_pasted(monkeypatch, argv, command):
+    monkeypatch.setenv("HOME", "/home/jane")
+    monkeypatch.setattr("sys.argv", argv)
+    assert describe_environment()["command"] == command
+    words = [word.replace("~", "/home/jane") for word in shlex.split(command)]
+    assert words[1:] == argv[1:]
 
 
 def test_a_user_without_a_name_and_a_home_trains(monkeypatch):

@@ -31,7 +31,13 @@ from etfhead.experiment.report.records import RunRecords
 from etfhead.experiment.report.regression_collapse import NRC_CAPTION, regression_collapse
 from etfhead.experiment.report.reliability import RELIABILITY_CAPTION, reliability
 from etfhead.experiment.report.score import Score, score_of_summary
-from etfhead.experiment.report.setup_tables import arm_options, data_table, environment_table, settings_table
+from etfhead.experiment.report.setup_tables import (
+    arm_options,
+    data_table,
+    environment_table,
+    settings_table,
+    started_with,
+)
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, MIN_SEEDS
 from etfhead.experiment.report.tail_geometry import TAIL_CAPTION, tail_geometry
 from etfhead.experiment.report.target_errors import target_tables
@@ -155,7 +161,7 @@ def _setup(records: RunRecords) -> list[Block]:
         ),
         Table(header, rows, frozenset(range(len(header)))),
         Heading("Budget and setup"),
-        settings_table(records.recipe),
+        settings_table(records.recipe, records.data),
     ]
     for title, table in (
         ("Data", data_table(records.data)),
@@ -209,10 +215,9 @@ def _several(summary: Mapping[str, Any]) -> str:
 
 
 def _reproduce(records: RunRecords) -> list[Block]:
-    command = records.environment.get("command")
     blocks: list[Block] = [Heading("How to reproduce")]
-    if isinstance(command, str) and len(command.split()) > 1:  # one word: started from Python
-        blocks += [Paragraph("This run was started with"), Code(" ".join(command.split()))]
+    if command := started_with(records.environment):
+        blocks += [Paragraph("This run was started with"), Code(command)]
     folder = shlex.quote(records.folder.resolve().name)
     blocks += [
         Paragraph("The recipe beside this report is complete; from the folder above it, repeat the run with"),

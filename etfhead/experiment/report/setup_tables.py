@@ -7,8 +7,9 @@ from typing import Any
 
 from etfhead.experiment.report.document import Table
 from etfhead.experiment.report.formatting import MISSING
+from etfhead.experiment.terminal import shown
 
-__all__ = ["arm_options", "data_table", "environment_table", "settings_table"]
+__all__ = ["arm_options", "data_table", "environment_table", "settings_table", "started_with"]
 
 # What decides a result, in reading order; the rest of the recipe is in recipe.yaml.
 _SETTINGS = (
@@ -92,10 +93,12 @@ def _lacking(key: str, arms: Sequence[Mapping[str, Any]]) -> bool:
     return any((arm.get("head"), arm.get("loss")) in having for arm in arms if key not in arm)
 
 
-def settings_table(recipe: Mapping[str, Any]) -> Table:
-    """The settings all arms share, without the knobs that are off."""
+def settings_table(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> Table:
+    """The settings all arms share, without the knobs that are off or that the data leave without effect."""
     rows = []
     for key in _SETTINGS:
+        if key in data and data[key] is None:
+            continue
         value = recipe.get(key)
         off = value is None or value == {} or (key in _AUGMENTATION and recipe.get("no_aug"))
         if not off and (value not in (False, 0, 0.0) or key in ("pretrained", "weight_decay")):
@@ -111,6 +114,12 @@ def data_table(data: Mapping[str, Any]) -> Table | None:
 def environment_table(environment: Mapping[str, Any]) -> Table | None:
     """Versions and hardware; the command has a section of its own."""
     return _facts({key: value for key, value in environment.items() if key != "command"})
+
+
+def started_with(environment: Mapping[str, Any]) -> str | None:
+    """The command of a run in one line, to copy; None if it was started from Python."""
+    command = environment.get("command")
+    return shown(command) if isinstance(command, str) and len(command.split()) > 1 else None
 
 
 def _facts(facts: Mapping[str, Any]) -> Table | None:

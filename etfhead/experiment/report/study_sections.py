@@ -18,7 +18,7 @@ from etfhead.experiment.report.document import (
     Table,
     Verdict,
 )
-from etfhead.experiment.report.setup_tables import arm_options, environment_table
+from etfhead.experiment.report.setup_tables import arm_options, environment_table, started_with
 from etfhead.experiment.report.stats import ALPHA, HOLM_FROM, MIN_SEEDS
 from etfhead.experiment.report.study_summary import SETTINGS, StudyRecords
 from etfhead.experiment.report.study_verdict import equal_loss_sentence, study_outcome
@@ -183,10 +183,9 @@ def _reading(name: str) -> list[str]:
 
 
 def _reproduce(study: StudyRecords) -> list[Block]:
-    command = study.environment.get("command")
     blocks: list[Block] = [Heading("How to reproduce")]
-    if isinstance(command, str) and len(command.split()) > 1:  # one word: started from Python
-        blocks += [Paragraph("This study was started with"), Code(" ".join(command.split()))]
+    if command := started_with(study.environment):
+        blocks += [Paragraph("This study was started with"), Code(command)]
     folder = study.folder.resolve().name
     again = f"etfhead run {shlex.quote(folder)}/recipe.yaml --out {shlex.quote(folder + '-again')}"
     text = "The recipe beside this report is complete; from the folder above it, repeat the study with"
