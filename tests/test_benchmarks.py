@@ -491,6 +491,20 @@ def _arm(head, neck, loss, *values):
     return {"settings": {"head": head, "neck": neck, "loss": loss}, "figures": {"test_top1_last": spread}}
 
 
+@pytest.mark.parametrize(
+    "name", ["fashion_mnist", "quickstart", "few_classes_photos"]
+)  # two without ``kind``
+def test_verdicts_of_stored_figures_are_in_todays_words(name):
+    summary = cells.load(name)
+    words = cells.verdict(summary)
+    if len(summary["arms"]) <= 4:  # every contender by itself: the words of the day it ran
+        assert words == summary["verdict"]
+    else:
+        pair = summary["arms"]["cosine"]["differences"][summary["primary"]]
+        assert f"to +{pair['high']:.2f})" in words
+    assert words == cells.verdict({**summary, "verdict": "of another day"})
+
+
 def test_columns_of_a_table_of_losses_are_filled_and_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     costs = {"cross_entropy": 1.0, "mean_absolute_error": 1.25}

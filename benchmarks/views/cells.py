@@ -9,8 +9,10 @@ from typing import Any
 
 from benchmarks import common
 from etfhead.experiment.report.document import Table
+from etfhead.experiment.report.summary import arm_kind
+from etfhead.experiment.report.verdict import overall_sentence
 
-__all__ = ["interval", "load", "markdown", "middle", "paired", "rounded", "spread", "table"]
+__all__ = ["interval", "load", "markdown", "middle", "paired", "rounded", "spread", "table", "verdict"]
 
 
 def load(name: str) -> Any:
@@ -29,6 +31,12 @@ def markdown(shown: Table, names: int = 1) -> str:
     """A report's table, the names of arms in its first columns as code."""
     rows = [[*(re.sub(r"^(\S+)", r"`\1`", cell) for cell in row[:names]), *row[names:]] for row in shown.rows]
     return table(list(shown.header), rows, names)
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+    """The stored figures in today's words; files from before ``kind`` tell it by the arms' settings."""
+    arms = {arm: {"kind": arm_kind(entry["settings"]), **entry} for arm, entry in summary["arms"].items()}
+    return overall_sentence({**summary, "arms": arms})
 
 
 def spread(figure: Mapping[str, Any] | None, digits: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.views.cells import interval, load, paired, spread, table
+from benchmarks.views.cells import interval, load, paired, spread, table, verdict
 from etfhead.experiment.report.by_epoch import shown_epochs
 from etfhead.experiment.report.score import DECODINGS
 
@@ -27,7 +27,7 @@ def comparison(name: str) -> str:
         )
     header = ["arm", "test accuracy, best epoch (%)", "last epoch (%)", "difference [95 %]"]
     header += ["ECE (%)", "head parameters", "head optimizer state (bytes)"]
-    return f"{table(header, rows)}\n\n{summary['verdict']}"
+    return f"{table(header, rows)}\n\n{verdict(summary)}"
 
 
 _LABEL_FIGURES = {  # of a multi-label comparison; its reports have more
@@ -58,7 +58,7 @@ def label_comparison(name: str) -> str:
         rows.append([f"`{arm}`", *cells, *(spread(figures.get(f"test_{key}_best"), 2) for key in others)])
     title = _LABEL_FIGURES[primary]
     header = ["arm", f"{title}, best epoch (%)", "last epoch (%)", "difference [95 %]", *others.values()]
-    return f"{table(header, rows)}\n\n{summary['verdict']}"
+    return f"{table(header, rows)}\n\n{verdict(summary)}"
 
 
 def label_decodings(name: str) -> str:
@@ -100,7 +100,7 @@ def by_frequency(name: str) -> str:
         for arm, result in summary["arms"].items()
     ]
     header = ["arm", "test accuracy (%)", "many-shot", "medium", "few-shot", "difference [95 %]"]
-    return f"{table([*header, 'few-shot difference'], rows)}\n\n{summary['verdict']}"
+    return f"{table([*header, 'few-shot difference'], rows)}\n\n{verdict(summary)}"
 
 
 def _difference(result: Mapping[str, Any], figure: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etfhead.experiment.report.stats import HOLM_FROM
-from etfhead.experiment.report.verdict import KINDS
+from etfhead.experiment.report.verdict import KINDS, NO_VERDICT
 
 __all__ = ["WORDS", "count_outcomes", "equal_loss_sentence", "study_outcome", "study_sentence", "tally"]
 
@@ -89,11 +89,21 @@ def tally(counts: _Counts, of: int) -> str:
 
     >>> tally({"helped": 3, "no_measurable_difference": 1}, 4), tally({"hurt": 4}, 4)
     ('helped in 3 and made no measurable difference in 1', 'hurt in all 4')
+    >>> tally({"helped": 1, "too_few_seeds": 2}, 3)
+    'helped in 1 and got no verdict in 2 (too few seeds)'
     """
     parts = {words: counts.get(outcome, 0) for outcome, words in WORDS.items()}
     parts[_OPEN] = sum(counts.values()) - sum(parts.values())
     found = [f"{words} in {'all ' if n == of > 1 else ''}{n}" for words, n in parts.items() if n]
+    if parts[_OPEN]:
+        found[-1] += f" ({_reasons(counts)})"
     return ", ".join(found[:-1]) + (" and " if len(found) > 1 else "") + (found[-1] if found else _OPEN)
+
+
+def _reasons(counts: _Counts) -> str:
+    """Why there are settings without a verdict; counted where the reasons differ."""
+    reasons = {NO_VERDICT[outcome]: n for outcome, n in counts.items() if n and outcome in NO_VERDICT}
+    return ", ".join(reason if len(reasons) == 1 else f"{reason} in {n}" for reason, n in reasons.items())
 
 
 def _one(summary: Mapping[str, Any], arm: str) -> str:

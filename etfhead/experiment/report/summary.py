@@ -29,7 +29,8 @@
 * ``equal_loss``: heads at equal loss, paired (:func:`~etfhead.experiment.report.equal_loss.equal_loss`).
 * ``runs``: one flat row per arm and seed, the columns of ``summary.csv``
   (:func:`~etfhead.experiment.report.rows.columns`).
-* ``unfinished``, ``notes``: what is missing or was left out. ``verdict``: the answer in one sentence.
+* ``unfinished``: what is missing. ``notes``: what was left out, and what to know before relying on a verdict
+  (:mod:`~etfhead.experiment.report.image_luck`). ``verdict``: the answer in one sentence.
 
 On multi-label data ``top1`` is ``exact_match`` or ``map`` in every key, whichever is primary, ECE is missing
 and the figures are those of :data:`~etfhead.experiment.report.score.MULTILABEL` and its like. On regression
@@ -54,6 +55,7 @@ from etfhead.experiment.report.class_frequency import add_class_frequency
 from etfhead.experiment.report.collapse import COLLAPSE_COLUMNS, collapse_by_epoch
 from etfhead.experiment.report.compare import compare
 from etfhead.experiment.report.equal_loss import equal_loss
+from etfhead.experiment.report.image_luck import image_luck
 from etfhead.experiment.report.memorization import add_memorization
 from etfhead.experiment.report.ood import add_ood
 from etfhead.experiment.report.records import RunRecords, number, read_run
@@ -130,7 +132,7 @@ def summarize_records(records: RunRecords) -> dict[str, Any]:
     for arm, entry in arms.items():
         if arm != baseline:
             entry["verdict"]["sentence"] = verdict.contender_sentence(summary, arm)
-    summary["notes"] += verdict.disagreements(summary)
+    summary["notes"] += [*verdict.disagreements(summary), *image_luck(summary)]
     summary["verdict"] = verdict.overall_sentence(summary)
     add_memorization(summary, records)
     add_class_frequency(summary, records)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etfhead.experiment.report.formatting import mean_std, signed
 from etfhead.experiment.report.score import score_of_summary
 from etfhead.experiment.report.stats import HOLM_FROM, MIN_SEEDS
 
-__all__ = ["OUTCOMES", "contender_sentence", "disagreements", "overall_outcome", "overall_sentence"]
+__all__ = [
+    "KINDS",
+    "NO_VERDICT",
+    "OUTCOMES",
+    "contender_sentence",
+    "disagreements",
+    "overall_outcome",
+    "overall_sentence",
+]
 
 KINDS = ("fixed", "following", "learnable")  # what happens to class vectors; gradient-free ones first
 
@@ -20,6 +28,13 @@ OUTCOMES = {
     "no_spread": "no verdict: equal differences on every seed",
     "too_few_seeds": "too few seeds for a verdict",
     "no_data": "no verdict: no finished seed in common",
+}
+
+# Why there is none.
+NO_VERDICT = {
+    "too_few_seeds": "too few seeds",
+    "no_spread": "equal differences on every seed",
+    "no_data": "no finished seed in common",
 }
 
 
@@ -84,8 +99,7 @@ def _clause(summary: Mapping[str, Any], arm: str) -> str:
     seeds = len(pair["values"])
     mean = f"{signed(pair['mean'])} points"
     if judged["outcome"] == "too_few_seeds":
-        have = f"{seeds} paired seed{'s' if seeds > 1 else ''} of the {MIN_SEEDS} needed"
-        return f"has too few seeds for a verdict ({have}; so far {mean})"
+        return f"has too few seeds for a verdict ({_have([seeds])}; so far {mean})"
     if judged["outcome"] == "no_spread":
         return f"has no verdict (exactly {mean} on each of {seeds} seeds: no spread to judge by)"
     if pair["low"] is None:
@@ -123,15 +137,48 @@ def _tally(summary: Mapping[str, Any], group: list[str]) -> str:
         parts.append(f"{many}{outcome} ({', '.join(named)})" if named else "")
     same = by_outcome.pop("no_measurable_difference", [])
     if same:
-        text = f"{len(same) if len(group) > 1 else ''} made no measurable difference".strip()
-        close = sum(_leaves_out_zero(summary, arm) for arm in same)
-        hedge = f" (for {close} of them only the unadjusted interval leaves out zero)"
-        parts.append(text + (hedge if close else ""))
-    open_ = sum(len(arms) for arms in by_outcome.values())
-    if open_:
-        parts.append(f"{open_ if len(group) > 1 else ''} got no verdict".strip())
+        many = f"{len(same)} " if len(group) > 1 else ""
+        parts.append(f"{many}made no measurable difference ({_allowed(summary, same)})")
+    if by_outcome:
+        many = f"{sum(map(len, by_outcome.values()))} " if len(group) > 1 else ""
+        parts.append(f"{many}got no verdict ({_reasons(summary, by_outcome)})")
     parts = [part for part in parts if part]
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _allowed(summary: Mapping[str, Any], same: Sequence[str]) -> str:
+    """How large a difference the data still allow: the interval of one contender, or what holds them all."""
+    pairs = [summary["arms"][arm]["differences"][summary["primary"]] for arm in same]
+    known = [pair for pair in pairs if pair["low"] is not None]
+    close = sum(_leaves_out_zero(summary, arm) for arm in same)
+    if not known:
+        equal = f"equal {score_of_summary(summary).name} on each"
+        return f"{equal} seed" if len(same) > 1 else f"{same[0]}: {equal} of {len(pairs[0]['values'])} seeds"
+    low, high = min(pair["low"] for pair in known), max(pair["high"] for pair in known)
+    reach = f"{signed(low)} to {signed(high)}"
+    if len(same) > 1:
+        hedge = f"; for {close} of them only the unadjusted interval leaves out zero"
+        return f"95 % intervals within {reach}{hedge if close else ''}"
+    hedge = ", which leaves out zero only before adjusting"
+    return f"{same[0]} {_mean(summary, same[0])}; 95 % interval {reach}{hedge if close else ''}"
+
+
+def _reasons(summary: Mapping[str, Any], by_outcome: Mapping[str, Sequence[str]]) -> str:
+    """Why contenders got no verdict; with their numbers where the reasons differ."""
+    reasons = dict(NO_VERDICT)
+    if few := by_outcome.get("too_few_seeds"):
+        pairs = [summary["arms"][arm]["differences"][summary["primary"]] for arm in few]
+        reasons["too_few_seeds"] = _have([len(pair["values"]) for pair in pairs])
+    if len(by_outcome) == 1:
+        return reasons[next(iter(by_outcome))]
+    return ", ".join(f"{len(arms)} with {reasons[outcome]}" for outcome, arms in by_outcome.items())
+
+
+def _have(seeds: Sequence[int]) -> str:
+    """How many seeds there are of those that a verdict needs."""
+    fewest, most = min(seeds), max(seeds)
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{count} paired seed{'s' if most > 1 else ''} of the {MIN_SEEDS} needed"
 
 
 def _leaves_out_zero(summary: Mapping[str, Any], arm: str) -> bool:

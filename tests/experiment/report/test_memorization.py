@@ -198,7 +198,7 @@ def test_noise_in_the_tables_of_setup_and_data():
         "classes": [0, 1],
         "redraw": True,
     }
-    rows = {row[0]: row[1] for row in settings_table(recipe).rows}
+    rows = {row[0]: row[1] for row in settings_table(recipe, {}).rows}
     assert rows == {"classes": "0, 1", "noise_kind": "symmetric", "noise_rate": "0.4", "redraw": "yes"}
     data = {
         "label_noise": {"kind": "symmetric", "train_rate": 0.25},

@@ -20,7 +20,7 @@ from etfhead.experiment.report import (
 )
 from etfhead.experiment.report.study import draw_study
 from etfhead.experiment.report.study_summary import is_study
-from etfhead.experiment.report.study_verdict import study_outcome
+from etfhead.experiment.report.study_verdict import study_outcome, tally
 from etfhead.experiment.run_folder import clear_folder
 
 GCE = {"loss": "generalized_cross_entropy", "loss_options": {"q": 0.7}}
@@ -373,3 +373,10 @@ def test_a_real_study_from_the_command_line(tmp_path, capsys):
         assert (out / name).is_file()
     clear_folder(out)  # as --overwrite does
     assert not list(out.iterdir())
+
+
+def test_settings_without_a_verdict_say_why():
+    counts = {"helped": 1, "too_few_seeds": 2, "no_data": 1, "hurt": 0}
+    reasons = "too few seeds in 2, no finished seed in common in 1"
+    assert tally(counts, 4) == f"helped in 1 and got no verdict in 3 ({reasons})"
+    assert tally({}, 0) == "got no verdict"

@@ -123,6 +123,61 @@ def test_many_contenders_are_adjusted_and_grouped(fake_run):
     assert f"for {len(unadjusted) - 1} of them only the unadjusted interval" in summary["verdict"]
 
 
+def _grouped(fake_run, tops, **options):
+    return summarize(fake_run({"linear": [86.0, 86.4, 86.8], **tops}, **options))["verdict"]
+
+
+def test_a_group_without_a_difference_says_what_its_intervals_allow(fake_run):
+    tops = {
+        "cosine": [80.0, 90.0, 50.0],
+        "etf0": [86.1, 86.3, 86.9],
+        "etf1": [85.0, 87.4, 86.8],
+        "etf2": [86.0, 86.4, 86.8],
+    }
+    verdict = _grouped(fake_run, tops)
+    low, high = scipy.stats.ttest_rel(tops["cosine"], [86.0, 86.4, 86.8]).confidence_interval()
+    alone = f"cosine −13.07; 95 % interval −{-low:.2f} to +{high:.2f}"
+    assert f"the only learnable head made no measurable difference ({alone})" in verdict
+    low, high = scipy.stats.ttest_rel(tops["etf1"], [86.0, 86.4, 86.8]).confidence_interval()
+    within = f"95 % intervals within −{-low:.2f} to +{high:.2f}"
+    assert f"of 3 fixed heads 3 made no measurable difference ({within})" in verdict
+
+
+def test_a_group_that_equals_the_baseline_on_every_seed(fake_run):
+    tops = {arm: [86.0, 86.4, 86.8] for arm in ("cosine", "etf0", "etf1", "etf2")}
+    verdict = _grouped(fake_run, tops)
+    assert (
+        "the only learnable head made no measurable difference (cosine: equal accuracy on each of" in verdict
+    )
+    assert "of 3 fixed heads 3 made no measurable difference (equal accuracy on each seed)" in verdict
+
+
+def test_the_last_of_a_group_that_only_the_adjusting_takes_its_verdict(fake_run):
+    tops = {f"etf{i}": [88.0, 88.401, 88.799] for i in range(3)}
+    verdict = _grouped(fake_run, {**tops, "cosine": [86.2, 86.62, 86.95]}, name="one")
+    assert "the only learnable head helped (cosine +0.19)" in verdict
+    tops = {f"etf{i}": [86.15, 86.6, 87.05 + i / 1000] for i in range(3)}  # each p is about 0.02
+    verdict = _grouped(fake_run, {**tops, "cosine": [86.15, 86.6, 87.05]}, name="two")
+    assert (
+        "(cosine +0.20; 95 % interval +0.08 to +0.32, which leaves out zero only before adjusting)" in verdict
+    )
+
+
+def test_groups_without_a_verdict_say_why(fake_run):
+    arms = ("cosine", "etf0", "etf1", "etf2")
+    tops = {arm: [87.0, 87.5, 88.0] for arm in arms}
+    short = {(arm, 2): 0 for arm in arms}
+    verdict = _grouped(fake_run, tops, unfinished=short, name="two")
+    assert "of 3 fixed heads 3 got no verdict (2 paired seeds of the 3 needed)" in verdict
+    assert "the only learnable head got no verdict (2 paired seeds of the 3 needed)" in verdict
+    several = {("etf0", 2): 0, ("etf0", 1): 0, ("etf1", 2): 0, **{("etf2", seed): 0 for seed in range(3)}}
+    verdict = _grouped(fake_run, tops, unfinished=several, name="several")
+    reasons = "2 with 1 to 2 paired seeds of the 3 needed, 1 with no finished seed in common"
+    assert f"of 3 fixed heads 3 got no verdict ({reasons})" in verdict
+    verdict = _grouped(fake_run, {arm: [87.0, 87.4, 87.8] for arm in arms}, name="equal")
+    assert "of 3 fixed heads 3 got no verdict (equal differences on every seed)" in verdict
+
+
 def test_verdicts_that_depend_on_the_epoch_are_noted(fake_run):
     folder = fake_run(TOPS)
     for seed, top1 in enumerate([96.9, 96.9, 97.5]):
