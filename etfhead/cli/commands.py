@@ -7,9 +7,14 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etfhead.experiment.terminal import printable
+
+if TYPE_CHECKING:
+    from etfhead.experiment.recipe import Recipe
 
 __all__ = ["explain", "run_cp", "run_ls", "run_report", "run_run", "run_show", "run_validate"]
 
@@ -37,17 +42,20 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_cp(args: argparse.Namespace) -> int:
-    """Copy a recipe's file, comments included, to where nothing is yet."""
-    from etfhead.experiment.schema import find_recipe, load_recipe
+    """Copy a recipe's file, comments included, to where nothing is yet; the copy is named after its file."""
+    from etfhead.experiment.checks import is_run_name
+    from etfhead.experiment.schema import copied, find_recipe, load_recipe
 
     source = find_recipe(args.recipe)
-    load_recipe(args.recipe)
+    origin = load_recipe(args.recipe).name
     dest = Path(args.dest).expanduser()
     if dest.is_dir() or args.dest.endswith(("/", os.sep)):
         dest = dest / source.name
     if dest.exists():
         raise ValueError(f"{str(dest)!r} exists and is never overwritten; choose another DEST")
-    content = source.read_bytes()
+    text = source.read_bytes().decode("utf-8-sig")
+    name = dest.stem if is_run_name(dest.stem) else None
+    content = copied(text, name=name, origin=origin).encode()
     dest.parent.mkdir(parents=True, exist_ok=True)
     try:
         with dest.open("xb") as file:
@@ -64,6 +72,7 @@ def run_cp(args: argparse.Namespace) -> int:
 
 def run_validate(args: argparse.Namespace) -> int:
     """Check a recipe without training."""
+    from etfhead.experiment.advice import recipe_notes
     from etfhead.experiment.preflight import check_buildable
     from etfhead.experiment.schema import expand_settings, load_recipe
 
@@ -76,7 +85,19 @@ def run_validate(args: argparse.Namespace) -> int:
         f"ok: {recipe.name}: {settings}{arms} arms x {seeds} seeds = {len(each) * arms * seeds} runs of "
         f"{recipe.epochs} epochs, {recipe.model} ({sizes[0]:,} parameters) on {recipe.dataset}"
     )
+    for note in _folder_notes(each):
+        print(f"image_folder: {note}")
+    for note in dict.fromkeys(note for setting in each for note in recipe_notes(setting)):
+        print(f"note: {note}")
     return 0
+
+
+def _folder_notes(recipes: Sequence[Recipe]) -> list[str]:
+    """How the folders of images became parts, each way once."""
+    from etfhead.experiment.data.folder import folder_split
+
+    folders = dict.fromkeys(each.data_root for each in recipes if each.dataset == "image_folder")
+    return [note for note in dict.fromkeys(map(folder_split, folders)) if note]
 
 
 def run_run(args: argparse.Namespace) -> int:

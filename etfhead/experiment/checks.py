@@ -18,7 +18,7 @@ from etfhead.experiment.task import COMPOSED, is_multilabel, is_regression
 if TYPE_CHECKING:
     from etfhead.experiment.recipe import Arm, Recipe
 
-__all__ = ["OF_THE_STUDY", "RESERVED_MODEL_KWARGS", "check_bounds", "check_recipe"]
+__all__ = ["OF_THE_STUDY", "RESERVED_MODEL_KWARGS", "check_bounds", "check_recipe", "is_run_name"]
 
 # Keys that all settings of a study share: what is compared.
 OF_THE_STUDY = ("name", "description", "arms", "seeds", "baseline", "settings", "primary_metric")
@@ -90,8 +90,17 @@ def check_recipe(recipe: Recipe) -> None:
     _check_settings(recipe)
 
 
+def is_run_name(name: str) -> bool:
+    """Whether a recipe may have this name.
+
+    >>> is_run_name("cats-2"), is_run_name("my cats")
+    (True, False)
+    """
+    return _RUN_NAME.fullmatch(name) is not None
+
+
 def _check_names(recipe: Recipe) -> None:
-    if not _RUN_NAME.fullmatch(recipe.name):
+    if not is_run_name(recipe.name):
         raise FieldError(
             ("name",), f"expected a folder's name of letters, digits, '_', '-' and '.', got {recipe.name!r}"
         )
@@ -196,7 +205,9 @@ def _check_training(recipe: Recipe) -> None:
         raise FieldError(("initial_checkpoint",), "excludes pretrained: true; keep one of them")
     if recipe.warmup_epochs >= recipe.epochs:
         raise FieldError(
-            ("warmup_epochs",), f"expected fewer than epochs ({recipe.epochs}), got {recipe.warmup_epochs}"
+            ("warmup_epochs",),
+            f"expected fewer than epochs ({recipe.epochs}), got {recipe.warmup_epochs}; pass warmup_epochs=0 "
+            "too",
         )
     _check_schedule(recipe)
     if recipe.min_lr > recipe.lr:

@@ -49,7 +49,8 @@ class DataKnobs:
         metadata=knob("image_folder decodes every file once: leave_out, stop, or unchecked (huge folders)"),
     )
     val_fraction: float = field(
-        default=0.1, metadata=knob("part of the training images kept for validation", gt=0, lt=1)
+        default=0.1,
+        metadata=knob("part of the training images kept for validation, if the data bring none", gt=0, lt=1),
     )
     split_seed: int = field(
         default=0, metadata=knob("draws that part; the same for every arm and seed", ge=0, lt=2**32)

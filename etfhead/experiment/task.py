@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPOSED",
+    "FROM_A_PATH",
     "METRIC_NAMES",
     "is_multilabel",
     "is_regression",
@@ -23,6 +24,9 @@ METRIC_NAMES = {"top1": "accuracy", "exact_match": "exact match", "map": "mAP", 
 
 # Images composed of others: how many of each label set is a knob.
 COMPOSED = ("multilabel_digits", "multilabel_fashion")
+
+# Data that only their path names.
+FROM_A_PATH = ("image_folder", "npz", "multilabel_npz", "regression_npz")
 
 
 def is_multilabel(dataset: str) -> bool:

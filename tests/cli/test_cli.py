@@ -1,7 +1,9 @@
 """The light commands and `validate`: what they print, what they refuse, and how they exit."""
 
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from etfhead.cli import main
@@ -51,9 +53,47 @@ def test_cp_copies_to_a_file_or_folder_with_comments(call, tmp_path, monkeypatch
     (copy,) = tmp_path.rglob("*.yaml")
     assert code == 0
     assert copy.name == ("copy.yaml" if "copy" in dest else "quickstart.yaml")
+    name = copy.stem
+    assert load_recipe(str(copy)) == replace(
+        load_recipe("quickstart"), name=name, description="copied from quickstart"
+    )
     (shipped,) = (info.path for info in list_recipes() if info.name == "quickstart")
-    assert copy.read_bytes() == shipped.read_bytes()
+    kept = [line for line in shipped.read_text().splitlines() if line in set(copy.read_text().splitlines())]
+    assert [line for line in copy.read_text().splitlines() if line not in kept] == [
+        "# Copied from quickstart; the comments below were written for it.",
+        *([f"name: {name}"] if name == "copy" else []),
+        "description: copied from quickstart",
+    ]
     assert f"etfhead run {copy.relative_to(tmp_path)} --out runs/{copy.stem}" in out
+
+
+def test_a_copy_keeps_the_name_where_its_file_has_none_that_a_run_may_have(call, tmp_path):
+    assert call("cp", "quickstart", str(tmp_path / "my copy.yaml"))[0] == 0
+    assert load_recipe(str(tmp_path / "my copy.yaml")).name == "quickstart"
+
+
+def test_a_copy_runs_into_a_folder_of_its_own(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("etfhead.experiment.runner.run", lambda recipe, out, **_: out.mkdir(parents=True))
+    monkeypatch.setattr("etfhead.cli.commands._print_table", lambda out: None)
+    call("cp", "quickstart", "mine.yaml")
+    assert call("run", "mine.yaml")[0] == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+def test_validate_says_what_a_validation_folder_is_used_for(call, tmp_path):
+    for part in ("train", "test", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+    argv = ("validate", "quickstart", "dataset=image_folder", f"data_root={tmp_path}", "in_chans=3")
+    code, out, _ = call(*argv, "settings={a: {lr: 0.1}, b: {lr: 0.2}}")
+    assert code == 0
+    assert out.splitlines()[1:] == [
+        "image_folder: val/ is the validation part: nothing is carved from train/, "
+        "val_fraction does not apply"
+    ]
+    (tmp_path / "val").rename(tmp_path / "other")
+    assert len(call(*argv)[1].splitlines()) == 1
 
 
 def test_cp_never_overwrites(error_line, tmp_path):
@@ -107,6 +147,17 @@ def test_validate_looks_for_the_data_folder(call, error_line):
     line = error_line("validate", "fashion_mnist", "data_root=missing")
     assert "data_root: 'missing' does not exist" in line
     assert call("validate", "fashion_mnist", "data_root=missing", "download=true")[0] == 0
+
+
+def test_validate_notes_what_is_probably_not_meant(call, tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((6, 8, 8, 3), np.uint8), y_train=np.arange(6) % 2)
+    own = ("validate", "fine_tune", f"data_root={tmp_path / 'a.npz'}")
+    code, out, _ = call(*own, "model=resnet18", "trainable=[layer4]")
+    assert code == 0
+    ok, note = out.splitlines()
+    assert ok.startswith("ok: fine_tune: ")
+    assert note.startswith("note: mean [0.5, 0.5, 0.5] is the recipe's; resnet18's weights")
+    assert call(*own)[1].count("\n") == 1
 
 
 def test_validate_looks_for_the_classes(call, error_line):

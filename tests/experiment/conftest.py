@@ -95,6 +95,8 @@ def three_arms(recipe):
 class Loaded:
     """Stands for what was read: the same splits for every seed."""
 
+    how_split = ""
+
     def __init__(self, splits):
         self.given = splits
 

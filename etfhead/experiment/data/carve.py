@@ -8,9 +8,10 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from etfhead.errors import DataError
-from etfhead.experiment.data.duplicates import fingerprints, label_conflicts, shared_with
+from etfhead.experiment.data.duplicates import apart, fingerprints, label_conflicts, shared_with
 from etfhead.experiment.data.images import ArrayImages, Images, Source
 from etfhead.experiment.data.splits import Indices, stratified_holdout, stratified_limit
 
@@ -53,6 +54,9 @@ def carve(source: Source, *, val_fraction: float, seed: int, train_limit: int | 
     occurs in the training split leaves the validation split. ``train_limit`` acts last, so the validation
     split does not depend on it.
 
+    Where the data bring a validation part, nothing is carved: it is the validation split, and images that
+    also occur in it leave the training split.
+
     Args:
         source: The data set.
         val_fraction: Share of the training part that becomes the validation split, in (0, 1).
@@ -64,6 +68,27 @@ def carve(source: Source, *, val_fraction: float, seed: int, train_limit: int | 
             the number of classes.
     """
     prints, test_prints = fingerprints(source.train, source.test)
+    labels, names = source.train.labels, source.class_names
+    if source.held_out is None:
+        train, val, duplicates = _drawn(source, prints, test_prints, val_fraction, seed)
+    else:
+        train, val, duplicates = _given(source, source.held_out, prints, test_prints)
+    if train_limit is not None:
+        train = train[stratified_limit(labels[train], train_limit, seed, len(names))]
+    duplicates["images_with_conflicting_labels"] = label_conflicts(
+        prints + test_prints, np.concatenate([labels, source.test.labels])
+    )
+    parts = [
+        (source.train, prints, train),
+        (source.train, prints, val),
+        (source.test, test_prints, np.arange(len(source.test))),
+    ]
+    return Carved(train, val, duplicates, _digest(source, parts))
+
+
+def _drawn(
+    source: Source, prints: list[bytes], test_prints: list[bytes], val_fraction: float, seed: int
+) -> tuple[Indices, Indices, dict[str, int]]:
     labels, names = source.train.labels, source.class_names
     in_test = shared_with(prints, test_prints)
     clean = np.flatnonzero(~in_test)
@@ -83,18 +108,29 @@ def carve(source: Source, *, val_fraction: float, seed: int, train_limit: int | 
             f"every validation image of class {names[k]!r} is also a training image; "
             "remove the duplicates or raise val_fraction"
         )
-    if train_limit is not None:
-        train = train[stratified_limit(labels[train], train_limit, seed, len(names))]
-    duplicates = {
+    counts = {
         "train_part_images_removed_as_in_test": int(in_test.sum()),
         "val_images_removed_as_in_train": int(in_train.sum()),
-        "images_with_conflicting_labels": label_conflicts(
-            prints + test_prints, np.concatenate([labels, source.test.labels])
-        ),
     }
-    parts = [
-        (source.train, prints, train),
-        (source.train, prints, val),
-        (source.test, test_prints, np.arange(len(source.test))),
-    ]
-    return Carved(train, val, duplicates, _digest(source, parts))
+    return train, val, counts
+
+
+def _given(
+    source: Source, held_out: npt.NDArray[np.bool_], prints: list[bytes], test_prints: list[bytes]
+) -> tuple[Indices, Indices, dict[str, int]]:
+    train, val = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    stay, stay_val, counts = apart(
+        [prints[i] for i in train], [prints[i] for i in val], test_prints, "images"
+    )
+    train, val = train[stay], val[stay_val]
+    for split, at, where in (
+        ("validation", val, "the test part"),
+        ("training", train, "val/ or the test part"),
+    ):
+        missing = np.flatnonzero(np.bincount(source.train.labels[at], minlength=len(source.class_names)) == 0)
+        for k in missing:
+            raise DataError(
+                f"class {source.class_names[k]!r} has no {split} image: all it had are also in {where}; "
+                "remove the duplicates or the class"
+            )
+    return train, val, counts

@@ -23,7 +23,7 @@ def check_chosen(classes: Sequence[int], num_classes: int) -> None:
 
 
 def keep_classes(source: Source, classes: Sequence[int]) -> Source:
-    """The images of these classes, in both parts; the first one named becomes class 0, and so on.
+    """The images of these classes, in all parts; the first one named becomes class 0, and so on.
 
     Args:
         source: A data set with one class an image.
@@ -42,9 +42,13 @@ def keep_classes(source: Source, classes: Sequence[int]) -> Source:
     numbers = np.full(K, -1, dtype=np.int64)
     numbers[list(classes)] = np.arange(len(classes))
 
+    stay = numbers[source.train.labels] >= 0
+    held_out = None if source.held_out is None else source.held_out[stay]
+
     def kept(part: Images) -> Images:
         chosen = part.subset(np.flatnonzero(numbers[part.labels] >= 0))
         return replace(chosen, labels=numbers[chosen.labels])
 
     names = tuple(source.class_names[number] for number in classes)
-    return replace(source, train=kept(source.train), test=kept(source.test), class_names=names)
+    train, test = kept(source.train), kept(source.test)
+    return replace(source, train=train, test=test, class_names=names, held_out=held_out)

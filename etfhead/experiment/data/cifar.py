@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def _class_folders(root: str, num_classes: int) -> Source:
     # 32x32 images fit in memory, and decoding them in every epoch would cost more than a small network.
     train, test = _decode_all(tree.train), _decode_all(tree.test)
     notes = (*tree.notes, "read from image files, which may be re-encoded: compare arms, not papers")
-    return Source(train, test, tree.class_names, tree.root, notes)
+    return replace(tree, train=train, test=test, notes=notes)
 
 
 def read_cifar(num_classes: int, data_root: str | None, download: bool) -> Source:

@@ -93,12 +93,14 @@ class Source:
     """A data set as it was found: its training part, its test part, its classes.
 
     Args:
-        train: Training part, out of which the validation split is carved.
+        train: Training part, out of which the validation split is carved; or the images of both.
         test: Test part.
         class_names: One name a class; labels index it.
         root: Where the data came from, for the run folder.
         notes: Facts about the source that a reader of the report should know.
         observed: Labels of the training part as a user has them, where ``train.labels`` are the true ones.
+        held_out: Mask of the images in ``train`` that are the validation part, where the data bring one.
+        how_split: The note that a run says when it starts, if the parts are not what one may expect.
     """
 
     train: Images
@@ -107,3 +109,9 @@ class Source:
     root: str
     notes: tuple[str, ...] = ()
     observed: npt.NDArray[np.int64] | None = None
+    held_out: npt.NDArray[np.bool_] | None = None
+    how_split: str = ""
+
+    def without_held_out(self) -> Images:
+        """The training part alone."""
+        return self.train if self.held_out is None else self.train.subset(np.flatnonzero(~self.held_out))

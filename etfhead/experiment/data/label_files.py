@@ -156,7 +156,8 @@ def _checked(place: str, values: npt.NDArray[Any], images: int, num_classes: int
     if len(values) != images:
         raise DataError(
             f"{place}: holds {len(values):,} labels, expected {images:,}: one for each image of the data "
-            "set's training part (the validation split comes out of it), in file order"
+            "set's training part (the validation split comes out of it; a val/ of its own follows "
+            "train/), in file order"
         )
     bad = np.flatnonzero(~((values >= 0) & (values < num_classes) & (values == np.floor(values))))
     if len(bad):

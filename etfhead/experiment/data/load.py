@@ -38,8 +38,9 @@ def _in_channels(source: Source, in_chans: int) -> Source:
 def load_data(recipe: Recipe, seed: int | None = None) -> Splits:
     """Read a data set, carve the validation split from its training part, and build the transforms.
 
-    The splits depend on the data, ``val_fraction``, ``split_seed`` and ``train_limit`` alone, and with
-    ``redraw`` on the seed: every arm of a comparison sees the same ones.
+    A validation part that the data bring is taken as it is. The splits depend on the data, ``val_fraction``,
+    ``split_seed`` and ``train_limit`` alone, and with ``redraw`` on the seed: every arm of a comparison sees
+    the same ones.
 
     Args:
         recipe: The data and augmentation fields are used, and the model's only for its normalisation.
@@ -99,6 +100,11 @@ class LoadedData:
     def __post_init__(self) -> None:
         self._last: tuple[int, Splits] | None = None
 
+    @property
+    def how_split(self) -> str:
+        """What a run says of the parts when it starts; empty where there is nothing to say."""
+        return self.found.how_split if isinstance(self.found, Source) else ""
+
     def splits(self, seed: int | None = None) -> Splits:
         """The splits of a seed, kept until another one's are asked for."""
         drawn = self.recipe.split_seed if seed is None or not self.recipe.redraw else seed
@@ -145,7 +151,7 @@ def _class_counts(draw: Draw, num_classes: int) -> list[int]:
 
 
 def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw, ood: Source | None) -> Splits:
-    norm = choose_normalization(recipe, source.train)
+    norm = choose_normalization(recipe, source.without_held_out())
     mode = "L" if recipe.in_chans == 1 else "RGB"
     train, val = source.train.subset(draw.train), source.train.subset(draw.val)
     counts = _class_counts(draw, len(source.class_names))
@@ -158,6 +164,8 @@ def _splits(recipe: Recipe, source: Source, carved: Carved, draw: Draw, ood: Sou
         notes=source.notes,
         more=norm.facts(),
     )
+    if source.held_out is not None:
+        info["val_fraction"] = None
     info |= draw.info
     if ood is not None:
         facts = {"dataset": recipe.ood_dataset, "root": ood.root, "images": len(ood.test)}

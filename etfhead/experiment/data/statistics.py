@@ -11,7 +11,7 @@ import numpy as np
 from etfhead.experiment.data.images import ArrayImages, Images
 from etfhead.experiment.recipe import Recipe
 
-__all__ = ["Normalization", "channel_statistics", "choose_normalization"]
+__all__ = ["Normalization", "channel_statistics", "choose_normalization", "pretrained_normalization"]
 
 _CHUNK = 4096
 
@@ -59,11 +59,14 @@ def channel_statistics(images: ArrayImages) -> tuple[tuple[float, ...], tuple[fl
     return mean, tuple(max(math.sqrt(v), 1.0) / 255 for v in variance)
 
 
-def _pretrained(recipe: Recipe) -> Any:
+def pretrained_normalization(recipe: Recipe) -> Normalization | None:
+    """What the published weights of the recipe's model were trained with, if it has the same channels."""
     from timm.models import get_pretrained_cfg
 
     cfg = get_pretrained_cfg(recipe.model)
-    return cfg if cfg is not None and len(cfg.mean) == recipe.in_chans == len(cfg.std) else None
+    if cfg is None or not len(cfg.mean) == recipe.in_chans == len(cfg.std):
+        return None
+    return Normalization(tuple(cfg.mean), tuple(cfg.std), f"pretrained {recipe.model}")
 
 
 def choose_normalization(recipe: Recipe, train: Images) -> Normalization:
@@ -79,8 +82,8 @@ def choose_normalization(recipe: Recipe, train: Images) -> Normalization:
     """
     if recipe.mean is not None and recipe.std is not None:
         return Normalization(recipe.mean, recipe.std, "recipe")
-    if recipe.pretrained and (cfg := _pretrained(recipe)) is not None:
-        return Normalization(tuple(cfg.mean), tuple(cfg.std), f"pretrained {recipe.model}")
+    if recipe.pretrained and (own := pretrained_normalization(recipe)) is not None:
+        return own
     if isinstance(train, ArrayImages):
         mean, std = channel_statistics(train)
         repeat = recipe.in_chans // len(mean)

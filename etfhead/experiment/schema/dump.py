@@ -9,7 +9,7 @@ import yaml
 
 from etfhead.experiment.recipe import Arm, Recipe
 
-__all__ = ["dump_recipe"]
+__all__ = ["dump_recipe", "inline"]
 
 _COMMENT_COLUMN = 34
 
@@ -30,7 +30,8 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """A value as YAML on one line, which reads the same in YAML 1.1 and 1.2."""
     text = yaml.dump(
         value,
         Dumper=_Dumper,
@@ -43,7 +44,7 @@ def _inline(value: Any) -> str:
 
 
 def _line(key: str, value: Any, comment: str) -> str:
-    return f"{f'{_inline(key)}: {_inline(value)}':<{_COMMENT_COLUMN}}  # {comment}"
+    return f"{f'{inline(key)}: {inline(value)}':<{_COMMENT_COLUMN}}  # {comment}"
 
 
 def _arms(recipe: Recipe) -> list[str]:
@@ -54,7 +55,7 @@ def _arms(recipe: Recipe) -> list[str]:
     lines.append("arms:")
     for name, arm in recipe.arms.items():
         options = {key: value for key, value in dataclasses.asdict(arm).items() if value is not None}
-        lines.append(f"  {_inline(name)}: {_inline(options)}")
+        lines.append(f"  {inline(name)}: {inline(options)}")
     return lines
 
 

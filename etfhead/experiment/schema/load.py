@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etfhead.experiment.recipe import Recipe
+from etfhead.experiment.schema.description import redescribed
 from etfhead.experiment.schema.overrides import apply_overrides
 from etfhead.experiment.schema.plain import expect_mapping, recipe_from_dict
 from etfhead.experiment.schema.yaml_lines import parse_yaml
@@ -81,6 +82,9 @@ def find_recipe(name_or_path: str) -> Path:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a shipped recipe by name, or any recipe file or run folder, and apply overrides.
 
+    A description does not outlive overrides of what it is about; see
+    :func:`~etfhead.experiment.schema.description.redescribed`.
+
     Args:
         name_or_path: ``quickstart``, ``my.yaml`` or ``runs/quickstart``.
         overrides: ``key=value``, ``arms.etf.basis=haar``, ``~arms.cosine``.
@@ -102,5 +106,5 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{where}: not a text file in UTF-8 (byte {error.start})") from None
     data, origins = parse_yaml(text, where)
     data = expect_mapping(data, where)
-    data, origins = apply_overrides(data, origins, overrides)
-    return recipe_from_dict(data, where, origins)
+    changed, origins = apply_overrides(data, origins, overrides)
+    return recipe_from_dict(redescribed(data, changed), where, origins)

@@ -78,6 +78,7 @@ def smoke(recipe: Recipe) -> Recipe:
         recipe,
         settings={name: {k: v for k, v in changes.items() if k not in _MADE_TINY} for name, changes in few},
         name=f"{recipe.name}-smoke",
+        description=f"smoke run of {recipe.name}: a tiny model on generated data",
         model="etfhead_mlp" if small else "test_efficientnet",
         pretrained=False,
         initial_checkpoint=None,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,22 @@ def test_class_folders_are_decoded_into_memory(tmp_path, image_tree, make_recipe
     mean, std = (np.array(splits.info[name]).reshape(3, 1, 1) for name in ("mean", "std"))
     np.testing.assert_allclose(image.numpy() * std + mean, stored.transpose(2, 0, 1) / 255, atol=1e-6)
     assert label == 1
+
+
+def test_class_folders_with_a_validation_part(tmp_path, image_tree, make_recipe):
+    root = image_tree(tmp_path, classes=NAMES, parts=("train", "val", "test"), side=32, each=4)
+    shutil.rmtree(root / "val" / NAMES[0])
+    bright = root / "val" / NAMES[0]
+    bright.mkdir()
+    Image.new("RGB", (32, 32), "white").save(bright / "0.png")
+    recipe = make_recipe(dataset="cifar10", data_root=str(root), img_size=32)
+    splits = load_data(recipe)
+    assert splits.info["sizes"] == {"train": 40, "val": 37, "test": 40}
+    assert splits.info["notes"][0].startswith("val/ is the validation part")
+    train = np.stack([np.asarray(Image.open(path)) for path in (root / "train").rglob("*.png")]) / 255
+    np.testing.assert_allclose(splits.info["mean"], train.mean((0, 1, 2)))  # of train/ alone
+    grey = load_data(replace(recipe, in_chans=1))
+    assert [len(part) for part in (grey.train, grey.val, grey.test)] == [40, 37, 40]
 
 
 def _official(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

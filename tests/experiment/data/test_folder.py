@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from etfhead.errors import DataError
-from etfhead.experiment.data import load_data, readable
-from etfhead.experiment.data.folder import folder_classes, read_image_folder
+from etfhead.experiment.data import load_data, read_data, readable
+from etfhead.experiment.data.folder import folder_classes, folder_split, read_image_folder
 from etfhead.experiment.field_error import FieldError
 from etfhead.experiment.recipe import Arm, Recipe
 
@@ -42,10 +45,158 @@ def test_val_serves_as_test_only_when_there_is_no_test(tmp_path, image_tree):
     source = read_image_folder(str(root))
     assert source.test.root == root / "val"
     assert source.notes == ("val/ serves as test set because there is no test/",)
+    assert source.held_out is None
     image_tree(tmp_path, parts=("test",))
     source = read_image_folder(str(root))
     assert source.test.root == root / "test"
-    assert source.notes == ("val/ is not used: validation images are carved from train/",)
+    assert source.held_out.sum() == 15
+
+
+@pytest.fixture
+def whole_tree(tmp_path, image_tree):
+    """Three parts of 6, 3 and 2 images a class, all different."""
+    image_tree(tmp_path, parts=("train", "val", "test"), each=6, side=8)
+    for part, kept in (("val", 3), ("test", 2)):
+        for path in (tmp_path / part).glob("*/*"):
+            if int(path.stem) >= kept:
+                path.unlink()
+    return tmp_path
+
+
+def _pictures(dataset):
+    """Items as comparable bytes, whatever their order."""
+    return sorted((dataset[i][0].numpy().tobytes(), int(dataset[i][1])) for i in range(len(dataset)))
+
+
+def _expected(root, part, splits):
+    """The images of a part as the splits should give them, by a loop over the files."""
+    mean, std = (torch.tensor(splits.info[key]).view(3, 1, 1) for key in ("mean", "std"))
+    found = []
+    for label, name in enumerate(("cat", "dog", "eel")):
+        for path in (root / part / name).iterdir():
+            pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255
+            found.append(((pixels - mean) / std, label))
+    return found
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_part_beside_a_test_part_is_the_validation_split(whole_tree, make_recipe, name):
+    (whole_tree / "val").rename(whole_tree / name)
+    recipe = make_recipe(dataset="image_folder", data_root=str(whole_tree))
+    splits = load_data(recipe)
+    note = f"{name}/ is the validation part: nothing is carved from train/, val_fraction does not apply"
+    assert splits.info["notes"] == [note]
+    assert folder_split(str(whole_tree)) == read_data(recipe).how_split == note
+    assert splits.info["sizes"] == {"train": 18, "val": 9, "test": 6}
+    assert splits.info["val_fraction"] is None
+    for part, dataset in ((name, splits.val), ("test", splits.test), ("train", splits.plain)):
+        found = [dataset[i] for i in range(len(dataset))]
+        expected = _expected(whole_tree, part, splits)
+        assert len(found) == len(expected)
+        for image, label in expected:
+            assert any(label == other and torch.allclose(image, got, atol=1e-5) for got, other in found)
+
+
+def test_what_draws_the_validation_split_changes_nothing_of_a_given_one(whole_tree, make_recipe):
+    fields = {"dataset": "image_folder", "data_root": str(whole_tree)}
+    first = load_data(make_recipe(**fields))
+    for changes in ({"val_fraction": 0.5}, {"split_seed": 3}):
+        assert load_data(make_recipe(**fields, **changes)).info["digest"] == first.info["digest"]
+    few = load_data(make_recipe(**fields, train_limit=6))
+    assert few.info["sizes"] == {"train": 6, "val": 9, "test": 6}
+    assert _pictures(few.val) == _pictures(first.val)
+    shutil.rmtree(whole_tree / "val")
+    carved = load_data(make_recipe(**fields))
+    assert carved.info["sizes"] == {"train": 15, "val": 3, "test": 6}
+    assert (carved.info["notes"], carved.info["val_fraction"]) == ([], 0.1)
+    assert carved.info["digest"] != first.info["digest"]
+
+
+def test_chosen_classes_rare_classes_and_wrong_labels_with_a_given_validation_part(whole_tree, make_recipe):
+    fields = {"dataset": "image_folder", "data_root": str(whole_tree), "no_aug": True}
+    whole = load_data(make_recipe(**fields))
+    chosen = load_data(make_recipe(**fields, classes=(2, 0)))
+    assert chosen.class_names == ("eel", "cat")
+    assert chosen.info["sizes"] == {"train": 12, "val": 6, "test": 4}
+    renumbered = sorted((image, {0: 1, 2: 0}[label]) for image, label in _pictures(whole.val) if label != 1)
+    assert _pictures(chosen.val) == renumbered
+    rare = load_data(make_recipe(**fields, imbalance_factor=3))
+    assert sorted(rare.class_counts, reverse=True) == [6, 3, 2]
+    assert _pictures(rare.val) == _pictures(whole.val)
+    noisy = load_data(make_recipe(**fields, noise_kind="symmetric", noise_rate=0.5))
+    assert [image for image, _ in _pictures(noisy.val)] == [image for image, _ in _pictures(whole.val)]
+    wrong = [seen != true for seen, true in zip(noisy.val.labels, whole.val.labels, strict=True)]
+    assert noisy.info["label_noise"]["val_rate"] == sum(wrong) / 9 > 0
+    assert noisy.true_val.tolist() == list(whole.val.labels)
+    assert _pictures(noisy.test) == _pictures(whole.test)
+
+
+def test_labels_in_a_file_are_those_of_train_and_then_of_val(whole_tree, make_recipe):
+    labels = np.repeat([0, 1, 2, 0, 1, 2], [6, 6, 6, 3, 3, 3])
+    labels[[0, -1]] = [1, 0]
+    np.save(whole_tree / "labels.npy", labels)
+    fields = {"dataset": "image_folder", "data_root": str(whole_tree)}
+    splits = load_data(make_recipe(**fields, labels_file=str(whole_tree / "labels.npy")))
+    assert [list(splits.train.labels), list(splits.val.labels)] == [
+        labels[:18].tolist(),
+        labels[18:].tolist(),
+    ]
+    np.save(whole_tree / "labels.npy", labels[:18])
+    with pytest.raises(DataError, match=r"holds 18 labels, expected 27: .* follows train/"):
+        load_data(make_recipe(**fields, labels_file=str(whole_tree / "labels.npy")))
+
+
+def test_copies_across_three_parts_leave_training_first_then_validation(whole_tree, make_recipe):
+    for old, new in (
+        ("test/cat/0.png", "train/cat/in_test.png"),
+        ("test/cat/0.png", "val/cat/in_test.png"),
+        ("val/dog/1.png", "train/dog/in_val.png"),
+        ("val/dog/2.png", "train/eel/other_label.png"),
+    ):
+        shutil.copy(whole_tree / old, whole_tree / new)
+    splits = load_data(make_recipe(dataset="image_folder", data_root=str(whole_tree)))
+    assert splits.info["sizes"] == {"train": 18, "val": 9, "test": 6}
+    assert splits.info["duplicates"] == {
+        "train_images_removed_as_in_test": 1,
+        "train_images_removed_as_in_val": 2,
+        "val_images_removed_as_in_test": 1,
+        "images_with_conflicting_labels": 1,
+    }
+
+
+@pytest.mark.parametrize(("source", "copy", "message"), [
+    ("test", "val", "class 'cat' has no validation image: all it had are also in the test part"),
+    ("test", "train", "class 'cat' has no training image: all it had are also in val/ or the test part"),
+    ("val", "train", "class 'cat' has no training image: all it had are also in val/ or the test part"),
+])  # fmt: skip
+def test_a_class_all_of_whose_images_are_copies_is_refused(whole_tree, make_recipe, source, copy, message):
+    shutil.rmtree(whole_tree / copy / "cat")
+    shutil.copytree(whole_tree / source / "cat", whole_tree / copy / "cat")
+    with pytest.raises(DataError, match=message):
+        load_data(make_recipe(dataset="image_folder", data_root=str(whole_tree)))
+
+
+def test_a_validation_part_must_be_whole(whole_tree, make_recipe):
+    recipe = make_recipe(dataset="image_folder", data_root=str(whole_tree))
+    (whole_tree / "val/cat/0.png").write_bytes(b"")
+    splits = load_data(recipe)
+    assert splits.info["notes"][1].startswith("val/: 1 of 9 image files cannot be decoded: cat/0.png (empty")
+    assert splits.info["sizes"] == {"train": 18, "val": 8, "test": 6}
+    with pytest.raises(DataError, match=r"val/cat/0\.png is empty"):
+        load_data(replace(recipe, unreadable_images="unchecked"))
+    (whole_tree / "val/cat").rename(whole_tree / "val/cow")
+    with pytest.raises(DataError, match=r"1 class folder\(s\) of .*val are not in .*train: cow"):
+        folder_classes(str(whole_tree))
+    (whole_tree / "val/cow").rename(whole_tree / "validation")
+    with pytest.raises(DataError, match=r"holds val/ and validation/; keep the one"):
+        folder_classes(str(whole_tree))
+    shutil.rmtree(whole_tree / "validation")
+    with pytest.raises(DataError, match=r"1 class folder\(s\) of .*train are not in .*val: cat"):
+        folder_classes(str(whole_tree))
+    shutil.rmtree(whole_tree / "val")
+    (whole_tree / "val").mkdir()
+    with pytest.raises(DataError, match="val holds no class folders"):
+        folder_classes(str(whole_tree))
 
 
 def _remove_part(root):
@@ -104,6 +255,22 @@ def test_damaged_trees(tmp_path, image_tree, make_recipe, damage, message):
 def test_missing_root(root, message):
     with pytest.raises(DataError, match=message):
         read_image_folder(root)
+
+
+def test_a_file_is_not_called_missing(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("")
+    with pytest.raises(DataError, match=r"mine\.yaml is a file, not a folder; name the folder above train/"):
+        folder_classes(str(file))
+
+
+def test_classes_at_the_top_are_told_where_to_go(tmp_path, image_tree):
+    top = image_tree(tmp_path) / "test"
+    message = "has no train/ folder; it holds the class folders themselves: move them into train/ and test/"
+    with pytest.raises(DataError, match=message):
+        folder_classes(str(top))
+    with pytest.raises(DataError, match=r"expected .*train/<class>/<image>"):
+        folder_classes(str(top / "cat"))
 
 
 def test_unreadable_folder(tmp_path, image_tree, make_recipe, monkeypatch):

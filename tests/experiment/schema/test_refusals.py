@@ -27,7 +27,11 @@ import pytest
         ("model_kwargs: 3\n", 12, ["model_kwargs: expected a mapping"]),
         ("train_limit: lots\n", 12, ["train_limit: expected an integer or null", 'the text "lots"']),
         ("mean: [0.5]\nstd: [0.5]\n", 12, ["mean: expected 3 number(s)", "got 1"]),
-        ("warmup_epochs: 2\n", 12, ["warmup_epochs: expected fewer than epochs (2)"]),
+        (
+            "warmup_epochs: 2\n",
+            12,
+            ["warmup_epochs: expected fewer than epochs (2), got 2; pass warmup_epochs=0 too"],
+        ),
         ("lr: {a: 1}\n", 12, ["lr: expected a number", "got the mapping"]),
         ("mixup: .nan\n", 12, ["mixup: expected a number >= 0", "got nan"]),
         ("mixup: .Inf\n", 12, ["mixup: expected a number >= 0", "got inf"]),
