@@ -9,7 +9,7 @@ from __future__ import annotations
 import timm
 import torch
 from accelerate import Accelerator
-from digits import EPOCHS, digits
+from digits import EPOCHS, digits, output
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch.utils.data import DataLoader
@@ -18,6 +18,7 @@ import etfhead  # etfhead
 
 
 def main() -> None:
+    out = output(__doc__, "digits.safetensors")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.manual_seed(0)
     train, test = digits()
@@ -45,7 +46,7 @@ def main() -> None:
         accelerator.print(f"epoch {epoch}: {correct.float().mean():.1%}")
     stock = accelerator.unwrap_model(wrapped)
     etfhead.fold_head(stock)  # etfhead
-    accelerator.save(stock.state_dict(), "digits.safetensors", safe_serialization=True)
+    accelerator.save(stock.state_dict(), out, safe_serialization=True)
 
 
 if __name__ == "__main__":

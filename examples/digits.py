@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from torch.utils.data import TensorDataset
 # A smoke run, as the tests make it, looks at the first few images once.
 IMAGES = int(os.environ.get("EXAMPLE_IMAGES", "1797"))
 EPOCHS = int(os.environ.get("EXAMPLE_EPOCHS", "4"))
+
+
+def output(description: str | None, default: str) -> str:
+    """Where an example writes its trained model: ``--out``, beside ``--help``."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=layout)
+    parser.add_argument("--out", default=default, help="where the trained model goes (%(default)s)")
+    out: str = parser.parse_args().out
+    return out
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:

@@ -6,16 +6,20 @@ python examples/fabric_loop.py
 
 from __future__ import annotations
 
+try:
+    from lightning.fabric import Fabric
+except ImportError:
+    raise SystemExit("this example needs Lightning: pip install lightning") from None
 import timm
 import torch
-from digits import EPOCHS, digits
-from lightning.fabric import Fabric
+from digits import EPOCHS, digits, output
 from torch.utils.data import DataLoader
 
 import etfhead  # etfhead
 
 
 def main() -> None:
+    out = output(__doc__, "digits.pt")
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.launch()
     fabric.seed_everything(0)
@@ -36,7 +40,7 @@ def main() -> None:
             correct = torch.cat([wrapped(images).argmax(1) == target for images, target in test_loader])
         fabric.print(f"epoch {epoch}: {correct.float().mean():.1%}")
     etfhead.fold_head(model)  # etfhead
-    fabric.save("digits.pt", model.state_dict())
+    fabric.save(out, model.state_dict())
 
 
 if __name__ == "__main__":

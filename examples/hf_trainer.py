@@ -6,9 +6,12 @@ python examples/hf_trainer.py
 
 from __future__ import annotations
 
+try:
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, Trainer, TrainingArguments
+except ImportError:
+    raise SystemExit("this example needs transformers: pip install transformers") from None
 import torch
-from digits import EPOCHS, digits
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, Trainer, TrainingArguments
+from digits import EPOCHS, digits, output
 
 import etfhead  # etfhead
 
@@ -19,6 +22,7 @@ def collate(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch
 
 
 def main() -> None:
+    out = output(__doc__, "digits")
     train, test = digits()
     config = TimmWrapperConfig.from_dict({"architecture": "test_resnet", "num_classes": 10})
     torch.manual_seed(0)
@@ -47,7 +51,7 @@ def main() -> None:
     trainer.train()
     print(f"accuracy: {trainer.evaluate()['eval_accuracy']:.1%}")
     etfhead.fold_head(model)  # etfhead
-    model.save_pretrained("digits")
+    model.save_pretrained(out)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ python examples/lightning_trainer.py
 
 from __future__ import annotations
 
-import lightning
+try:
+    import lightning
+except ImportError:
+    raise SystemExit("this example needs Lightning: pip install lightning") from None
 import timm
 import torch
-from digits import EPOCHS, digits
+from digits import EPOCHS, digits, output
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -38,6 +41,7 @@ class Classifier(lightning.LightningModule):
 
 
 def main() -> None:
+    out = output(__doc__, "digits.pt")
     lightning.seed_everything(0)
     train, test = digits()
     classifier = Classifier()
@@ -48,7 +52,7 @@ def main() -> None:
     trainer.fit(classifier, *loaders)
     print(f"accuracy: {trainer.callback_metrics['accuracy']:.1%}")
     etfhead.fold_head(classifier.model)  # etfhead
-    torch.save(classifier.model.state_dict(), "digits.pt")
+    torch.save(classifier.model.state_dict(), out)
 
 
 if __name__ == "__main__":

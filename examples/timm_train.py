@@ -7,6 +7,7 @@ python examples/timm_train.py pytorch-image-models/train.py
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
@@ -35,7 +36,13 @@ def arguments(data: Path) -> list[str]:
 
 
 def main() -> None:
-    script, words = Path(sys.argv[1]).resolve(), arguments(write_image_folder(Path("digits")))
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("train_py", type=Path, help="timm's train.py, in a clone")
+    script = parser.parse_args().train_py.resolve()
+    if not script.is_file():
+        parser.error(f"there is no file {script}")
+    words = arguments(write_image_folder(Path("digits")))
     sys.argv = [str(script), *words]
     runpy.run_path(str(script), run_name="__main__")
     model = timm.create_model(words[-1], num_classes=10)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from etfhead.experiment.recipe import Arm, Recipe
 from etfhead.experiment.suggest import did_you_mean
+from etfhead.experiment.task import FROM_A_PATH
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +18,6 @@ __all__ = ["check_buildable"]
 _NUM_CLASSES = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "synthetic": 10}
 _NUM_CLASSES |= {"multilabel_digits": 10, "multilabel_fashion": 10, "multilabel_synthetic": 10}
 _NUM_CLASSES |= {"regression_linnerud": 3, "regression_diabetes": 1, "regression_synthetic": 3}
-_FROM_A_PATH = ("image_folder", "npz", "multilabel_npz", "regression_npz")
 _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "none")
 
 
@@ -35,7 +35,7 @@ def check_buildable(recipe: Recipe) -> int:
 
     Raises:
         ValueError: If model, optimizer, schedule, augmentation, a path or a class does not exist, the model
-            refuses its arguments, or an arm's head cannot be built on it.
+            refuses its arguments or images of this size, or an arm's head cannot be built on it.
     """
     _check_paths(recipe)
     _check_augmentation(recipe)
@@ -45,7 +45,7 @@ def check_buildable(recipe: Recipe) -> int:
 
 def _check_paths(recipe: Recipe) -> None:
     # A recipe may be shown, copied and shrunk without its data; only here they must be named.
-    if recipe.dataset in _FROM_A_PATH and recipe.data_root is None:
+    if recipe.dataset in FROM_A_PATH and recipe.data_root is None:
         what = "folder" if recipe.dataset == "image_folder" else "file"
         raise ValueError(f"data_root: dataset: {recipe.dataset} needs the {what}'s path here")
     wanted = {"initial_checkpoint": recipe.initial_checkpoint}
@@ -127,12 +127,34 @@ def _check_models(recipe: Recipe) -> int:
             # Off the meta device: a loss may look into what it is given.
             if not arm.fused:
                 build_loss(stock, arm, model, LossFacts.stand_in(num_classes))
+            if name == recipe.baseline:
+                _check_images(stock, arm, model, num_classes)
         except ValueError as error:
             raise ValueError(
                 str(error) if str(error).startswith("model:") else f"arm {name!r}: {error}"
             ) from error
         sizes[name] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return sizes[recipe.baseline]
+
+
+def _check_images(recipe: Recipe, arm: Arm, model: nn.Module, num_classes: int) -> None:
+    """Whether the model takes images of this size: what the meta device refuses is tried in memory."""
+    import torch
+
+    from etfhead.experiment.training.arms import build_model
+    from etfhead.experiment.training.dry_run import try_forward
+
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    shape = (2, recipe.in_chans, recipe.img_size, recipe.img_size)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        if device.type == "meta":
+            try:
+                model.eval()(torch.zeros(shape, device=device))
+            except Exception:  # a trunk may read numbers back, which meta tensors have not
+                model = build_model(recipe, arm, num_classes, seed=0)
+            else:
+                return
+        try_forward(model.eval(), torch.zeros(shape), recipe)
 
 
 def _build(recipe: Recipe, arm: Arm, num_classes: int) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from etfhead.errors import Interrupted
+from etfhead.experiment.advice import batch_note, recipe_notes
 from etfhead.experiment.checksums import SEAL, seal
 from etfhead.experiment.data import read_data
 from etfhead.experiment.data.rng import preserved_rng
@@ -88,6 +89,10 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
             guard = held.enter_context(FolderLock(out)).check
             check_folder(out, recipe, resume=resume, overwrite=overwrite)  # a run may have come and gone
             _prepare_folder(out, recipe, facts, overwrite=overwrite)
+            if data.how_split:
+                say(f"{recipe.dataset}: {data.how_split}")
+            for note in _notes(recipe, facts):
+                say(f"note: {note}")
         accelerator.wait_for_everyone()
         with StopRequest() as stop:
             jobs = [(arm, seed) for seed in recipe.seeds for arm in recipe.arms]
@@ -118,6 +123,11 @@ def check_run(recipe: Recipe) -> None:
     """
     recipe = resolve_arms(recipe)
     check_arms(recipe, read_data(recipe).splits(recipe.seeds[0]))
+
+
+def _notes(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
+    note = batch_note(recipe.batch_size, facts["sizes"]["train"])
+    return [*recipe_notes(recipe), *([] if note is None else [note])]
 
 
 def _no_guard() -> None:

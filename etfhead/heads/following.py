@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from etfhead.heads.base import FeatureHead
 
 __all__ = ["FollowingHead", "update_heads"]
 
+_FORWARDS = 10  # a dry run, or a figure that is looked at, takes fewer
+
 
 class FollowingHead(FeatureHead):
     """Base of the heads that learn their class vectors from features and targets, without gradients.
@@ -18,10 +21,12 @@ class FollowingHead(FeatureHead):
     A forward pass in training mode keeps its features aside, detached; :meth:`update` uses and drops them.
     Call it once a step, after ``backward()``, on every process: what a group of processes has seen is shared
     (:func:`~etfhead.heads.batch_sums.batch_sums`), so all heads stay equal. Only the last training forward
-    counts, and its outputs must not be changed in place before the update; evaluation keeps nothing.
+    counts, and its outputs must not be changed in place before the update; evaluation keeps nothing. A head
+    that goes to evaluation after a training without any update warns, once.
     """
 
     _kept: tuple[Tensor, Tensor | None] | None = None  # features (B, d) and, where wanted, logits (B, K)
+    _forwards: int | None = 0  # training forwards so far; None from the first update on
 
     def _wants_logits(self) -> bool:
         """Whether :meth:`_follow` can use the logits of the forward pass."""
@@ -32,7 +37,26 @@ class FollowingHead(FeatureHead):
         if self.training:
             logits = _per_sample(outputs) if self._wants_logits() else None
             self._kept = (_per_sample(features), logits)
+            # A compiled forward would be compiled anew for every number; of those none is counted.
+            if not torch.compiler.is_compiling() and self._forwards is not None and outputs.requires_grad:
+                self._forwards += 1
         return outputs
+
+    def _is_held(self) -> bool:
+        """Whether the head has parameters and none of them trains: its vectors are meant to stay."""
+        parameters = list(self.parameters())
+        return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; on the way to evaluation, warn of a training in which nothing moved."""
+        if not mode and self.training and (self._forwards or 0) >= _FORWARDS and not self._is_held():
+            warnings.warn(
+                f"{type(self).__name__}: {self._forwards} training forwards and no update_heads(model, "
+                "target): its class vectors have not moved; call it after each training step",
+                stacklevel=2,
+            )
+            self._forwards = None
+        return super().train(mode)
 
     def _follow(self, features: Tensor, target: Tensor, logits: Tensor | None) -> None:
         """Move the class vectors by one batch: features (B, d), target (B,) int64 or (B, K)."""
@@ -61,13 +85,13 @@ class FollowingHead(FeatureHead):
             )
         features, logits = self._kept
         target = _checked_target(target, len(features), self.num_classes).to(features.device)
-        self._kept = None
+        self._kept = self._forwards = None
         with torch.autocast(features.device.type, enabled=False):
             self._follow(features, target, logits)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a model are of its state between steps.
-        return {**super().__getstate__(), "_kept": None}
+        return {**super().__getstate__(), "_kept": None, "_forwards": 0}
 
 
 def update_heads(model: nn.Module, target: Tensor) -> int:

@@ -155,6 +155,9 @@ class GuidedETFHead(FollowingHead, ETFHead):
             self.frame = OrientedSimplexFrame(self.num_classes, self.in_features, vectors=vectors)
             self._restore_frame()
 
+    def _is_held(self) -> bool:
+        return self.until == 0 or super()._is_held()
+
     def _count(self) -> int:
         """Count an update. A GPU is asked for the number only where it may be another, and before a turn."""
         counted, version, step = self._counted or (None, None, 0)

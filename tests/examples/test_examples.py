@@ -135,3 +135,44 @@ def test_timm_train_py(execute, version):
     loads_into_stock(torch.load("digits.pt", weights_only=True))
     rows = list(csv.DictReader(Path("output/digits/summary.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["0"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_starts_no_training(execute, capsys, tmp_path, script):
+    for package, name in (("lightning", "lightning"), ("lightning", "fabric"), ("transformers", "hf")):
+        if script.stem.startswith(name):
+            pytest.importorskip(package)
+    with pytest.raises(SystemExit) as stop:
+        execute(script, "--help")
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "are all that a fixed head adds" in out
+    assert ("--out" in out) == (script.stem != "timm_train")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_goes_where_out_says(execute, tmp_path):
+    execute(FOLDER / "accelerate_loop.py", "--out", "other.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "words"),
+    [
+        ("lightning_trainer", "lightning", "Lightning: pip install lightning"),
+        ("fabric_loop", "lightning.fabric", "Lightning: pip install lightning"),
+        ("hf_trainer", "transformers", "transformers: pip install transformers"),
+    ],
+)
+def test_a_missing_trainer_is_one_line(execute, monkeypatch, name, module, words):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit) as stop:
+        execute(FOLDER / f"{name}.py")
+    assert stop.value.code == f"this example needs {words}"
+
+
+def test_timms_script_must_be_there(execute, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        execute(FOLDER / "timm_train.py", "no/train.py")
+    assert "there is no file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ def test_a_model_that_reads_numbers_back_is_built_in_memory(monkeypatch):
 
     def reads_numbers(*args, **kwargs):
         devices.append(torch.get_default_device().type)
-        torch.linspace(0, 0.1, 2).tolist()
+        torch.zeros(2).tolist()  # not linspace: transformers puts its own, on the CPU, in its place
         return create(*args, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", reads_numbers)
@@ -55,3 +55,37 @@ def test_chosen_classes_are_held_against_the_data(tmp_path):
     assert check_buildable(load_recipe("quickstart", [*changes, "classes=[2,0]"])) > 0
     with pytest.raises(ValueError, match="classes: 3 is not one of the data set's, which go from 0 to 2"):
         check_buildable(load_recipe("quickstart", [*changes, "classes=[3,0]"]))
+
+
+# The size that does not fit is refused by the first forward pass, not where the model is built.
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_images_that_the_model_does_not_take_are_refused_without_data(monkeypatch, in_memory):
+    changes = ["model=test_vit", "model_kwargs={img_size: 32}", "in_chans=1", "~arms.etf", "~arms.cosine"]
+    create = timm.create_model
+
+    def on_the_cpu(*args, **kwargs):
+        with torch.device("cpu"):
+            return create(*args, **kwargs)
+
+    if in_memory:
+        monkeypatch.setattr(timm, "create_model", on_the_cpu)
+    assert check_buildable(load_recipe("quickstart", [*changes, "img_size=32"])) > 0
+    with pytest.raises(ValueError, match=r"^model: 'test_vit' cannot take images of \(1, 40, 40\)"):
+        check_buildable(load_recipe("quickstart", [*changes, "img_size=40"]))
+
+
+def test_what_meta_tensors_cannot_do_is_done_in_memory(monkeypatch):
+    create, seen = timm.create_model, []
+
+    def reads_numbers(module, args):
+        seen.append(args[0].device.type)
+        args[0].sum().item()
+
+    def hooked(*args, **kwargs):
+        model = create(*args, **kwargs)
+        model.register_forward_pre_hook(reads_numbers)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", hooked)
+    assert check_buildable(recipe("test_resnet")) > 0
+    assert seen == ["meta", "cpu"]

@@ -306,9 +306,12 @@ def test_overwrite_starts_again_and_keeps_foreign_files(run, recipe, tmp_path):
     assert read(out, "etf")[0]["fingerprint"]["lr"] == 1e-4
 
 
-def test_more_images_a_batch_than_there_are(run, recipe, tmp_path):
-    out = run(replace(recipe, batch_size=64), tmp_path / "out")
+@pytest.mark.parametrize("batch_size", [40, 64])
+def test_more_images_a_batch_than_there_are(run, recipe, tmp_path, capsys, batch_size):
+    out = run(replace(recipe, batch_size=batch_size), tmp_path / "out")
     assert read(out, "etf")[0]["steps"] == 2
+    note = "note: batch_size 64 is more than the 40 training images: one step of 40 an epoch\n"
+    assert capsys.readouterr().err.count(note) == (batch_size == 64)
 
 
 def test_environment_names_no_person_and_no_machine(run, recipe, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from etfhead.experiment.training.checkpoint import save_weights
 
 __all__ = [
     "FORMATS",
+    "INSTALL_ONNX",
     "TOLERANCE",
     "load_stock",
     "missing_packages",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 FORMATS = tuple(WEIGHTS_FILE)
+
+INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 
 # Largest difference of two logits over the largest logit, or over 1: float32 sums in another order.
 TOLERANCE = {"timm": 1e-4, "safetensors": 1e-4, "onnx": 1e-3, "torch-export": 1e-4}

@@ -14,6 +14,7 @@ from etfhead.experiment.export.config import describe_heads, model_config
 from etfhead.experiment.export.folder import CARD, check_target, replace_folder
 from etfhead.experiment.export.formats import (
     FORMATS,
+    INSTALL_ONNX,
     TOLERANCE,
     Logits,
     missing_packages,
@@ -86,9 +87,7 @@ def export_run(
     if format_name not in FORMATS:
         raise ValueError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
     if lacking := missing_packages(format_name):
-        raise ValueError(
-            f"format onnx needs {' and '.join(lacking)}, not installed; pip install 'etfhead[onnx]'"
-        )
+        raise ValueError(f"format onnx needs {' and '.join(lacking)}, not installed; {INSTALL_ONNX}")
     records = read_run(run)
     ranked = rank_models(records, arm=arm, seed=seed, weights=weights)
     if out is not None:
@@ -127,9 +126,7 @@ def export_run(
 
     replace_folder(folder, fill)
     if not found:
-        notes.append(
-            "not compared with the trained model: onnxruntime is not installed; pip install 'etfhead[onnx]'"
-        )
+        notes.append(f"not compared with the trained model: onnxruntime is not installed; {INSTALL_ONNX}")
     return Exported(
         folder=folder,
         choice=choice,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from etfhead.experiment.export.choice import Weights, rank_models
 from etfhead.experiment.export.config import unpack_readout
 from etfhead.experiment.export.folder import CONFIG, WEIGHTS_FILE
-from etfhead.experiment.export.formats import load_stock, onnx_session, read_config
+from etfhead.experiment.export.formats import INSTALL_ONNX, load_stock, onnx_session, read_config
 from etfhead.experiment.export.trained import load_trained
 from etfhead.experiment.predict.program import load_program
 from etfhead.experiment.recipe import Arm
@@ -127,7 +127,7 @@ def _exported(folder: Path, device: torch.device) -> Predictor:
     logits: Callable[[Tensor], Tensor]
     if present[0] == WEIGHTS_FILE["onnx"]:
         if importlib.util.find_spec("onnxruntime") is None:
-            raise ValueError(f"{folder} holds ONNX, which needs onnxruntime; pip install 'etfhead[onnx]'")
+            raise ValueError(f"{folder} holds ONNX, which needs onnxruntime; {INSTALL_ONNX}")
         logits = onnx_session(folder / present[0], device=str(device))
     elif present[0] == WEIGHTS_FILE["torch-export"]:
         logits = _on_device(load_program(folder / present[0], device), device)

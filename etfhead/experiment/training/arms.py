@@ -203,6 +203,12 @@ def _create(recipe: Recipe, num_classes: int) -> nn.Module:
     options |= recipe.model_kwargs
     try:
         model: nn.Module = timm.create_model(recipe.model, pretrained=recipe.pretrained, **options)
+    except OSError as error:
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"pretrained: the weights of {recipe.model!r} could not be fetched ({reason}); go online, or "
+            "give initial_checkpoint=FILE pretrained=false"
+        ) from error
     except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"model: timm cannot build {recipe.model!r} with {options}: {error}") from error
     return model

@@ -13,7 +13,7 @@ from etfhead.experiment.training.arms import build_loss, build_mixup, build_mode
 from etfhead.experiment.training.class_losses import LossFacts
 from etfhead.experiment.training.optimization import build_optimizer, build_scheduler
 
-__all__ = ["check_arms"]
+__all__ = ["check_arms", "try_forward"]
 
 
 def check_arms(recipe: Recipe, splits: Splits) -> None:
@@ -41,7 +41,7 @@ def check_arms(recipe: Recipe, splits: Splits) -> None:
             build_scheduler(recipe, build_optimizer(recipe, model), steps_per_epoch=1)
             images = torch.zeros(2, recipe.in_chans, recipe.img_size, recipe.img_size)
             with torch.no_grad():
-                outputs = _forward(model, images, recipe)
+                outputs = try_forward(model, images, recipe)
                 if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, splits.num_classes):
                     got = (
                         tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
@@ -51,7 +51,7 @@ def check_arms(recipe: Recipe, splits: Splits) -> None:
                     )
                 mixup = build_mixup(recipe, arm, splits.num_classes)
                 if arm.fused:
-                    outputs = _forward(model.train(), images, recipe)  # features
+                    outputs = try_forward(model.train(), images, recipe)  # features
                 build_loss(recipe, arm, model, facts).eval()(
                     outputs, target if mixup is None else mixup(images, target)[1]
                 )
@@ -59,7 +59,8 @@ def check_arms(recipe: Recipe, splits: Splits) -> None:
             raise ValueError(f"arm {name!r}: {error}") from error
 
 
-def _forward(model: torch.nn.Module, images: torch.Tensor, recipe: Recipe) -> Any:
+def try_forward(model: torch.nn.Module, images: torch.Tensor, recipe: Recipe) -> Any:
+    """Outputs for images, or a ValueError that names their shape."""
     try:
         return model(images)
     except (RuntimeError, AssertionError, ValueError) as error:

@@ -72,7 +72,7 @@ def exports(heads, label_sets, tmp_path_factory):
     """Every head in every format that takes it: (head, format) -> job of the reader, and expected logits."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        pytest.fail(f"exports to ONNX need {' and '.join(missing)}: pip install 'etfhead[onnx]'")
+        pytest.fail(f"exports to ONNX need {' and '.join(missing)}: pip install onnx onnxscript onnxruntime")
     root, found = tmp_path_factory.mktemp("out side"), {}
     for run, prefix in ((heads, ""), (label_sets, "label sets: ")):
         images = material(run, root / f"images of {run.parent.name}")

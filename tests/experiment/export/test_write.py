@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import pytest
 import timm
@@ -103,12 +104,14 @@ def test_onnx_takes_every_head_and_any_batch(digits, tmp_path, monkeypatch, arm,
 
 
 @pytest.mark.parametrize("lacking", [["onnx"], ["onnx", "onnxscript"]])
-def test_onnx_without_its_packages_names_the_extra(digits, tmp_path, monkeypatch, lacking):
+def test_onnx_without_its_packages_says_what_to_install(digits, tmp_path, monkeypatch, lacking):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in lacking else (find(name) or name)
     )
-    with pytest.raises(ValueError, match=rf"needs {' and '.join(lacking)}.*etfhead\[onnx\]"):
+    with pytest.raises(
+        ValueError, match=rf"needs {' and '.join(lacking)}.*pip install onnx onnxscript onnxruntime$"
+    ):
         export_run(digits, tmp_path / "out", format_name="onnx")
     assert not (tmp_path / "out").exists()
 
@@ -119,7 +122,7 @@ def test_onnx_that_nothing_can_read_is_said_to_be_unchecked(digits, tmp_path, mo
     monkeypatch.setattr(write, "reload", lambda name, folder: None)
     done = export_run(digits, tmp_path / "out", arm="etf", format_name="onnx")
     assert done.difference is None
-    assert "not compared" in done.notes[0]
+    assert re.search("not compared .*; pip install onnx onnxscript onnxruntime$", done.notes[0])
 
 
 @pytest.mark.parametrize("arm", DO_NOT_FOLD)

@@ -233,3 +233,18 @@ def test_learning_rate_at_the_start_of_each_epoch(recipe, options, expected):
         if scheduler is not None:
             scheduler.step_update(update + 1)
     assert rates == pytest.approx(expected)
+
+
+def test_weights_that_cannot_be_fetched_name_the_key_and_a_way_out(recipe, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*args, **kwargs):
+        raise LocalEntryNotFoundError("An error happened") from ConnectionError("Connection refused")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(ValueError) as told:  # noqa: PT011 - the whole message is compared
+        build_model(replace(recipe, model="resnet18", pretrained=True), Arm(), 4, seed=0)
+    assert str(told.value) == (
+        "pretrained: the weights of 'resnet18' could not be fetched (Connection refused); go online, or give "
+        "initial_checkpoint=FILE pretrained=false"
+    )
