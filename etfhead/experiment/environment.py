@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -61,8 +62,8 @@ def _command() -> str:
 
 def _quoted(word: str, home: str) -> str:
     """A word as a shell takes it, with a ``~`` that it expands, or etfhead does, for the user's home."""
-    if len(home) > 1:
-        word = word.replace(home, "~")
+    if len(home) > 1:  # /mnt/root/x and /root2/x are not in /root
+        word = re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w.-])", "~", word)
     return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 

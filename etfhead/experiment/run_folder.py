@@ -115,7 +115,7 @@ def check_same_data(out: Path, digest: str) -> None:
     if earlier != digest:
         raise CheckpointError(
             f"--resume: {out} was run on other data (digest {earlier} there, {digest} now); restore the data "
-            "of that run, or choose another --out"
+            "of that run and its parts (was there a val/ folder?), or choose another --out"
         )
 
 

@@ -156,7 +156,7 @@ class GuidedETFHead(FollowingHead, ETFHead):
             self._restore_frame()
 
     def _is_held(self) -> bool:
-        return self.until == 0 or super()._is_held()
+        return (self.until is not None and int(self.updates) >= self.until) or super()._is_held()
 
     def _count(self) -> int:
         """Count an update. A GPU is asked for the number only where it may be another, and before a turn."""

@@ -72,3 +72,11 @@ def test_a_file_that_cannot_be_read_is_left_to_who_reads_all(tmp_path):
     root = tree(tmp_path, (200, 30, 30))
     (root / "train/dog/0.jpg").write_bytes(b"no image")
     assert notes("quickstart", "dataset=image_folder", f"data_root={root}", "in_chans=1") == []
+
+
+def test_an_image_that_pillow_refuses_has_no_note(tmp_path, monkeypatch):
+    folder = tree(tmp_path, (200, 30, 30))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # those of 64 pixels are more than twice as many
+    assert (
+        notes("quickstart", "dataset=image_folder", f"data_root={folder}", "~arms.cosine", "in_chans=1") == []
+    )

@@ -345,6 +345,10 @@ def test_environment_names_no_person_and_no_machine(run, recipe, tmp_path, monke
             "etfhead run 'data_root=~/d' 'name=a  b'",
         ),
         (["/v/etfhead/cli/__main__.py", "run", "quickstart"], "etfhead run quickstart"),
+        (
+            ["/x/etfhead", "run", "/mnt/home/jane/a.yaml", "data_root=/home/jane2/d", "--out=/home/jane"],
+            "etfhead run /mnt/home/jane/a.yaml data_root=/home/jane2/d '--out=~'",
+        ),
         (["/x/etfhead", "run", "q", "description=<b> & x"], "etfhead run q 'description=<b> & x'"),
     ],
 )

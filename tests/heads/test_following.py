@@ -73,6 +73,15 @@ def test_a_simplex_that_never_turns_is_not():
     assert warned(model) == []
 
 
+def test_a_simplex_that_has_turned_for_the_last_time_is_not():
+    model = model_with(GuidedETFHead(6, 3, until=5))
+    train(model, 5, update=True)
+    resumed = model_with(GuidedETFHead(6, 3, until=5))
+    resumed.load_state_dict(model.state_dict())
+    train(resumed, 30)
+    assert warned(resumed) == []
+
+
 def test_passes_that_train_nothing_are_not_counted():
     model = model_with(DeltaRuleHead(6, 3))
     train(model, 9)  # as a dry run

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from etfhead.errors import DataError
-from etfhead.experiment.data.decode import decode_image
+from etfhead.experiment.data.decode import bombs_are_errors, decode_unguarded
 from etfhead.experiment.data.folder import folder_classes, is_image
 
 __all__ = ["first_in_colour"]
@@ -46,10 +45,11 @@ def _images(folder: Path) -> Iterator[Path]:
 
 def _in_colour(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
-            if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
-                return False
-        pixels = np.asarray(decode_image(path, "RGB"))
-    except (OSError, DataError):  # told by whoever reads all of them
+        with bombs_are_errors():
+            with Image.open(path) as image:
+                if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+                    return False
+            pixels = np.asarray(decode_unguarded(path, "RGB"))
+    except Exception:  # decoders fail in many ways; whoever reads all files tells of it
         return False
     return int((pixels.max(2) - pixels.min(2)).max()) > _GREY_LEVELS

@@ -166,8 +166,13 @@ def _tree(data_root: str | None) -> _Tree:
         raise DataError(f"data_root {root} {_without_train(root)}")
     test, val, how_split = _eval_parts(root)
     classes = _class_folders(root / "train")
-    for other in (test,) if val is None else (val, test):
-        _check_same_classes(root / "train", classes, other)
+    _check_same_classes(root / "train", classes, test)
+    if val is not None:
+        try:
+            _check_same_classes(root / "train", classes, val)
+        except DataError as error:
+            advice = f"or move {val.name}/ away to have the validation part carved from train/"
+            raise DataError(f"{error}; {advice}") from None
     if len(classes) < 2:
         raise DataError(f"{root / 'train'} holds one class ({classes[0]}); at least two are needed")
     return _Tree(root, test, val, classes, how_split)

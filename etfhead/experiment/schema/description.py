@@ -10,6 +10,7 @@ from etfhead.experiment.task import FROM_A_PATH
 __all__ = ["COPIED", "redescribed"]
 
 COPIED = "copied from "
+_WITH = ", with "
 
 
 def redescribed(before: Mapping[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -37,5 +38,5 @@ def redescribed(before: Mapping[str, Any], after: dict[str, Any]) -> dict[str, A
     told = [f"{key}={after.get(key)}" for key in ("dataset", "model") if key in changed]
     if not told:
         return after
-    subject = text if text.startswith(COPIED) else after.get("name")
-    return {**after, "description": f"{subject}, with {', '.join(told)}"}
+    subject = text.partition(_WITH)[0] if text.startswith(COPIED) else after.get("name")
+    return {**after, "description": f"{subject}{_WITH}{', '.join(told)}"}

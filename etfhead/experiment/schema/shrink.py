@@ -71,14 +71,15 @@ def smoke(recipe: Recipe) -> Recipe:
     >>> smoke(load_recipe("quickstart")).name
     'quickstart-smoke'
     """
+    name = recipe.name.removesuffix("-smoke")  # a smoke run that goes on keeps its name
     epochs, regression = 2, is_regression(recipe.dataset)
     small = regression or recipe.model.startswith("etfhead_")
     few = list(recipe.settings.items())[:_SETTINGS]
     return replace(
         recipe,
         settings={name: {k: v for k, v in changes.items() if k not in _MADE_TINY} for name, changes in few},
-        name=f"{recipe.name}-smoke",
-        description=f"smoke run of {recipe.name}: a tiny model on generated data",
+        name=f"{name}-smoke",
+        description=f"smoke run of {name}: a tiny model on generated data",
         model="etfhead_mlp" if small else "test_efficientnet",
         pretrained=False,
         initial_checkpoint=None,

@@ -191,11 +191,11 @@ def test_a_validation_part_must_be_whole(whole_tree, make_recipe):
     with pytest.raises(DataError, match=r"holds val/ and validation/; keep the one"):
         folder_classes(str(whole_tree))
     shutil.rmtree(whole_tree / "validation")
-    with pytest.raises(DataError, match=r"1 class folder\(s\) of .*train are not in .*val: cat"):
+    with pytest.raises(DataError, match=r"of .*train are not in .*val: cat; .*; or move val/ away"):
         folder_classes(str(whole_tree))
     shutil.rmtree(whole_tree / "val")
     (whole_tree / "val").mkdir()
-    with pytest.raises(DataError, match="val holds no class folders"):
+    with pytest.raises(DataError, match=r"val holds no class folders.*; or move val/ away to have the valid"):
         folder_classes(str(whole_tree))
 
 

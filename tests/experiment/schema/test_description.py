@@ -37,3 +37,12 @@ def test_what_a_copy_says_stays_true(load):
 
 def test_a_smoke_run_does_not_claim_the_data_of_its_recipe():
     assert smoke(load_recipe(NAME)).description == "smoke run of quickstart: a tiny model on generated data"
+
+
+def test_a_smoke_run_of_a_smoke_run_is_the_same():
+    assert smoke(smoke(load_recipe(NAME))) == smoke(load_recipe(NAME))
+
+
+def test_another_model_after_another_model_stands_alone(load):
+    copy = "description: copied from quickstart, with model=resnet18\n"
+    assert load(copy, "model=resnet50").description == "copied from quickstart, with model=resnet50"
