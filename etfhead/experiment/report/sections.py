@@ -217,7 +217,7 @@ def _several(summary: Mapping[str, Any]) -> str:
 def _reproduce(records: RunRecords) -> list[Block]:
     blocks: list[Block] = [Heading("How to reproduce")]
     if command := started_with(records.environment):
-        blocks += [Paragraph("This run was started with"), Code(command)]
+        blocks += [Paragraph("This run was last started with"), Code(command)]
     folder = shlex.quote(records.folder.resolve().name)
     blocks += [
         Paragraph("The recipe beside this report is complete; from the folder above it, repeat the run with"),

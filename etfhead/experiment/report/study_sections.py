@@ -185,7 +185,7 @@ def _reading(name: str) -> list[str]:
 def _reproduce(study: StudyRecords) -> list[Block]:
     blocks: list[Block] = [Heading("How to reproduce")]
     if command := started_with(study.environment):
-        blocks += [Paragraph("This study was started with"), Code(command)]
+        blocks += [Paragraph("This study was last started with"), Code(command)]
     folder = study.folder.resolve().name
     again = f"etfhead run {shlex.quote(folder)}/recipe.yaml --out {shlex.quote(folder + '-again')}"
     text = "The recipe beside this report is complete; from the folder above it, repeat the study with"
