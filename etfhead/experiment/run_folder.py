@@ -95,10 +95,14 @@ def _check_same_settings(out: Path, recipe: Recipe) -> None:
         return
     advice = "use the same settings, another --out, or --overwrite"
     if differs := differences(shared_settings(earlier), shared_settings(recipe)):
-        raise CheckpointError(f"--resume: {out} holds a run with other settings ({differs}); {advice}")
+        raise CheckpointError(
+            f"--resume: {out} holds a run with other settings in its recipe.yaml ({differs}); {advice}"
+        )
     for name, arm in recipe.arms.items():
         if name in earlier.arms and (differs := differences(vars(earlier.arms[name]), vars(arm))):
-            raise CheckpointError(f"--resume: arm {name!r} of {out} has other options ({differs}); {advice}")
+            raise CheckpointError(
+                f"--resume: arm {name!r} has other options in {out}/recipe.yaml ({differs}); {advice}"
+            )
 
 
 def check_same_data(out: Path, digest: str) -> None:

@@ -88,6 +88,18 @@ def test_resume_with_other_settings_names_them(finished, recipe):
         check(finished, changed, resume=True)
 
 
+def test_a_setting_changed_by_damage_is_traced_to_its_file(finished, recipe):
+    path = finished / "recipe.yaml"
+    path.write_text(
+        path.read_text().replace("sched: cosine", 'sched: cosine "', 1)
+    )  # one bit of a comment's #
+    with pytest.raises(CheckpointError, match=r"recipe\.yaml \(sched is 'cosine \"' there, 'cosine' now\)"):
+        check(finished, recipe, resume=True)
+    path.write_text(dump_recipe(recipe).replace("basis: haar", "basis: hadamard", 1))
+    with pytest.raises(CheckpointError, match=r"arm 'etf' .*recipe\.yaml \(basis is 'hadamard' there"):
+        check(finished, recipe, resume=True)
+
+
 def test_resume_may_change_words_seeds_arms_and_workers(finished, recipe):
     arms = {**recipe.arms, "stock": Arm()}
     check(
