@@ -1,7 +1,6 @@
 import copy
 import io
 import pickle
-import threading
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import etfhead.metrics
 from etfhead.metrics import neural_collapse
 from etfhead.metrics.memorization import memorization_figures
 from etfhead.metrics.memorization_dilation import MemorizationDilation
+from tests.metrics.processes import together
 
 K, D = 4, 6
 
@@ -127,26 +127,7 @@ def test_processes_add_up():
     metrics[0].update(h[:90], y[:90], o[:90], p[:90])
     metrics[1].update(h[90:], y[90:], o[90:], p[90:])
     metrics[1].update(test, y_test)
-    barrier, slots = threading.Barrier(3, timeout=300), [None] * 3
-
-    def gather_of(rank):
-        def gather(tensor, group=None):
-            slots[rank] = tensor
-            barrier.wait()
-            found = list(slots)
-            barrier.wait()
-            return found
-
-        return gather
-
-    threads = [
-        threading.Thread(target=metric._sync_dist, args=(gather_of(rank),))
-        for rank, metric in enumerate(metrics)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert together(metrics) == []
     expected = reference(*data)
     for metric in metrics:
         assert metric.kept_features == []

@@ -3,7 +3,6 @@
 import copy
 import math
 import pickle
-import threading
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from etfhead.frames import RegressionFrame
 from etfhead.metrics.regression_figures import weight_gram_distance
 from etfhead.metrics.regression_functional import regression_collapse
 from etfhead.metrics.regression_metric import RegressionCollapse
+from tests.metrics.processes import together
 
 EXACT = {"dtype": torch.float64}
 
@@ -183,31 +183,14 @@ def test_a_large_mean_and_single_precision_lose_no_digits():
 def test_processes_add_up(seen):
     features, targets, weight = samples(offset=10.0)
     whole = regression_collapse(features, targets, 3, weight=weight)
-    barrier, slots, results = threading.Barrier(2, timeout=300), [None, None], [None, None]
-
-    def run(rank):
-        def gather(tensor, group=None):
-            slots[rank] = tensor
-            barrier.wait()
-            gathered = list(slots)
-            barrier.wait()
-            return gathered
-
-        metric = RegressionCollapse(3, weight)
-        begin = sum(seen[:rank])
-        if seen[rank]:
-            metric.update(features[begin : begin + seen[rank]], targets[begin : begin + seen[rank]])
-        metric._sync_dist(gather)
+    metrics = [RegressionCollapse(3, weight) for _ in seen]
+    for metric, part, answers in zip(metrics, features.split(seen), targets.split(seen), strict=True):
+        if len(part):
+            metric.update(part, answers)
+    assert together(metrics) == []
+    for metric in metrics:
         metric._update_count = 1
-        results[rank] = metric.compute()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        assert_figures(result, whole, rtol=1e-9)
+        assert_figures(metric.compute(), whole, rtol=1e-9)
 
 
 def test_reset_copies_pickles_casts_and_forward():

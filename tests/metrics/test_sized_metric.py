@@ -1,7 +1,5 @@
 """What all metrics share whose states are sized by the first batch."""
 
-import threading
-
 import pytest
 import torch
 
@@ -13,6 +11,7 @@ from etfhead.metrics import (
     NeuralCollapse,
     RegressionCollapse,
 )
+from tests.metrics.processes import together
 
 K, D = 3, 5
 LABELS = torch.arange(24) % K
@@ -26,31 +25,6 @@ METRICS = {
     "label_sets": (lambda: MultiLabelCollapse(K), (HOT,)),
     "distance": (lambda: FrameDistance(SimplexFrame(K, D)), (LABELS,)),
 }
-
-
-def together(metrics):
-    """Synchronise as processes do, one thread each; the errors they end with."""
-    barrier, slots, errors = threading.Barrier(len(metrics), timeout=300), [None] * len(metrics), []
-
-    def run(rank):
-        def gather(tensor, group=None):
-            slots[rank] = tensor
-            barrier.wait()
-            found = list(slots)
-            barrier.wait()
-            return found
-
-        try:
-            metrics[rank]._sync_dist(gather)
-        except ValueError as error:
-            errors.append(str(error))
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(metrics))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return errors
 
 
 def states(metric):
